@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from .datasets import Video
-from .video import probe_video, read_frames
+from .video import Guard, probe_video, read_frames
 
 # %% ../nbs/04_sampling.ipynb #bde30c99
 @dataclass(frozen=True)
@@ -132,19 +132,22 @@ class VideoReader:
     "Reads frames from the video file each time; opens nothing before it is asked, so it may cross to worker processes."
     short_side:int|None = None # height or width, whichever is shorter, that frames are resized to, pixels; None keeps the file's
     backend:str = 'auto' # see `read_frames`
+    guard:Guard|None = None # child processes to decode in, under a time limit: for unknown files
+
+    def _call(self, fn, *args): return fn(*args) if self.guard is None else self.guard(fn, *args)
 
     def n_frames(self,
         path:Path, # the video file
     ) -> int: # decodable frames
         "Number of frames that can be decoded. Raises `VideoError`."
-        return probe_video(path).n_frames
+        return self._call(probe_video, path).n_frames
 
     def read_frames(self,
         path:Path, # the video file
         indices:Sequence[int], # frame numbers, any order
     ) -> Tensor: # uint8 (len(indices),h,w,3)
         "The frames asked for, in that order. Raises `VideoError`."
-        return read_frames(path, indices, short_side=self.short_side, backend=self.backend)
+        return self._call(read_frames, path, indices, self.short_side, self.backend)
 
 # %% ../nbs/04_sampling.ipynb #244540a0
 class ClipPairDataset(Dataset):

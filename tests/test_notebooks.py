@@ -1,0 +1,184 @@
+"What no cell can check about the notebooks themselves: their anatomy, their stored outputs, and that all of them are tested, listed and read."
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from nbdev.doclinks import nbglob
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = sorted((ROOT/'nbs').glob('*.ipynb'))
+CHAPTERS = [nb for nb in NBS if nb.name != 'index.ipynb']
+PATHS = re.compile(r'(?<![\w.~-])/(?:root|home|tmp|work|Users|var/folders|private)/|site-packages|[A-Z]:\\Users')
+PROGRESS = re.compile(r'\d%\||\d ?(?:it|s)/(?:s|it)\b')
+
+
+def cells(nb, kind=None):
+    "The cells of notebook file `nb` with their source joined."
+    found = json.loads(nb.read_text(encoding='utf-8'))['cells']
+    return [{**c, 'source': ''.join(c['source'])} for c in found if kind in (None, c['cell_type'])]
+
+
+def directives(cell):
+    "The `#|` directives that open a code cell."
+    return re.findall(r'^#\s*\|\s*(.*?)\s*$', cell['source'], re.MULTILINE) if cell['cell_type'] == 'code' else []
+
+
+def code_of(cell):
+    "Source lines of a code cell without directives, blank lines and magics."
+    return [line for line in cell['source'].splitlines() if line.strip() and not re.match(r'#\s*\||\s*[%!]', line)]
+
+
+def texts(cell):
+    "Every text of a code cell's stored outputs."
+    for out in cell.get('outputs', []):
+        yield ''.join(out.get('text', []))
+        for mime, data in out.get('data', {}).items():
+            if not mime.startswith('image/'): yield data if isinstance(data, str) else ''.join(map(str, data))
+
+
+# --- faults: each takes the cells of a notebook and says what is wrong with them --------------------------------------------------------
+
+def anatomy(cs, name):
+    "`default_exp`, a title cell that holds a title and one sentence, and the export call at the end."
+    first, title, last = cs[0], cs[1], cs[-1]
+    if directives(first) != [f'default_exp {name}']: yield f'the first cell is not `#| default_exp {name}`'
+    if title['cell_type'] != 'markdown' or not re.fullmatch(r'# \S.*\n+> \S.*[.!?]\s*', title['source']):
+        yield 'the second cell is not a title and one `> ` sentence, alone'
+    if 'hide' not in directives(last) or 'nbdev.nbdev_export()' not in last['source'] or not cs[-2]['source'].startswith('## Export -'):
+        yield 'the last cells are not `## Export -` and the hidden export call'
+
+
+def balance(cs, name):
+    "Prose enough."
+    n_md, n_code = [sum(c['cell_type'] == kind for c in cs) for kind in ('markdown', 'code')]
+    if n_md < .8*n_code: yield f'{n_md} markdown cells for {n_code} code cells'
+
+
+def exports(cs, name):
+    "Exported cells that fit on a screen, and at least one of them."
+    exported = [c for c in cs if any(d.split()[0] in ('export', 'exports', 'exporti') for d in directives(c) if d)]
+    if not exported: yield 'exports nothing'
+    for c in exported:
+        if len(code_of(c)) > 40: yield f'an exported cell of {len(code_of(c))} lines: {code_of(c)[0]}'
+
+
+def outputs(cs, name):
+    "Stored outputs that read the same on every machine."
+    for c in cs:
+        for out in c.get('outputs', []):
+            if out['output_type'] == 'error' or out.get('name') == 'stderr': yield f'an error or warning is stored: {out}'
+        for text in texts(c):
+            for what, pattern in (('path', PATHS), ('progress bar', PROGRESS)):
+                if m := pattern.search(text): yield f'a {what} is stored: ...{text[max(m.start()-30, 0):m.end()+30]}...'
+
+
+def calls(cs, name):
+    "Tests that can fail for one reason only: no star import, no `test_close`, no `test_fail` that any exception would please."
+    for c in cs:
+        if c['cell_type'] != 'code': continue
+        for node in ast.walk(ast.parse('\n'.join(line for line in c['source'].splitlines() if not re.match(r'\s*[%!]', line)))):
+            if isinstance(node, ast.ImportFrom) and node.names[0].name == '*': yield f'from {node.module} import *'
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id == 'test_close': yield f'test_close ignores shapes: {ast.unparse(node)}'
+                if node.func.id == 'test_fail' and 'contains' not in [k.arg for k in node.keywords]: yield f'no contains=: {ast.unparse(node)}'
+
+
+CHECKS = [anatomy, balance, exports, outputs, calls]
+
+
+@pytest.mark.parametrize('nb', CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)
+def test_chapter(nb, check): assert not list(check(cells(nb), nb.stem.partition('_')[2]))
+
+
+@pytest.mark.parametrize('nb', NBS, ids=lambda p: p.stem)
+def test_size(nb): assert nb.stat().st_size < 300_000
+
+
+def test_index():
+    cs = cells(ROOT/'nbs'/'index.ipynb')
+    assert re.fullmatch(r'# \S.*\n+> \S.*[.!?]\s*', cs[0]['source'])
+    assert not [*outputs(cs, 'index'), *calls(cs, 'index')]
+
+
+# --- a test of the test: a small notebook passes, and every rule goes red on an offender ------------------------------------------------
+
+def md(source): return {'cell_type': 'markdown', 'source': source}
+def py(source, *outs): return {'cell_type': 'code', 'source': source, 'outputs': list(outs)}
+def said(text, name='stdout'): return {'output_type': 'stream', 'name': name, 'text': [text]}
+
+TOY = [py('#| default_exp toy'), md('# Toy\n\n> Adds numbers.'), md('Why.'), py('#| export\ndef f(x): return x+1'), md('It adds:'),
+       py('test_fail(lambda: f(None), contains="unsupported")\nf(1)', said('2')), md('## Export -'), py('#| hide\nimport nbdev; nbdev.nbdev_export()')]
+
+
+@pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)
+def test_checks_pass(check): assert list(check(TOY, 'toy')) == []
+
+
+@pytest.mark.parametrize('check,at,bad,fault', [
+    (anatomy, 0, py('#| default_exp tory'), 'first cell'), (anatomy, 1, md('# Toy\n\n> Adds numbers.\n\nAnd this.'), 'second cell'),
+    (anatomy, 1, md('# Toy'), 'second cell'), (anatomy, -1, py('import nbdev; nbdev.nbdev_export()'), 'last cells'),
+    (balance, 2, py('1'), 'markdown cells'), (exports, 3, py('f = 1'), 'exports nothing'),
+    (exports, 3, py('#| export\n' + 'x = 1\n'*41), 'of 41 lines'), (outputs, 5, py('f(1)', said('careful', 'stderr')), 'warning'),
+    (outputs, 5, py('f(1)', {'output_type': 'error', 'evalue': 'no'}), 'error'), (outputs, 5, py('f(1)', said('see /tmp/x.avi')), 'path'),
+    (outputs, 5, py('f(1)', {'output_type': 'execute_result', 'data': {'text/plain': ["PosixPath('/home/me')/x"]}}), 'path'),
+    (outputs, 5, py('f(1)', said(' 50%|#####     | 5/10')), 'progress'), (outputs, 5, py('f(1)', said('[00:01, 3.1it/s]')), 'progress'),
+    (calls, 5, py('from os import *'), 'from os import *'), (calls, 5, py('test_close(f(1), 2)'), 'test_close'),
+    (calls, 5, py('test_fail(lambda: f(None))'), 'contains')])
+def test_checks_are_red(check, at, bad, fault):
+    cs = list(TOY)
+    cs[at] = bad
+    found = list(check(cs, 'toy'))
+    assert any(fault in f for f in found), found
+
+
+# --- all of them ----------------------------------------------------------------------------------------------------------------------
+
+def test_every_notebook_is_tested():
+    "`nbdev_test` succeeds when it finds nothing to run, so what it would find is counted here."
+    assert sorted(p.name for p in nbglob(ROOT/'nbs', as_path=True)) == [nb.name for nb in NBS]
+    assert not list((ROOT/'nbs').rglob('.notest'))
+    assert not [nb.name for nb in NBS if 'skip_exec' in cells(nb)[0]['source'] + cells(nb)[1]['source']]
+    assert len(CHAPTERS) >= 10
+
+
+def test_every_notebook_has_a_module():
+    modules = {p.stem for p in (ROOT/'fstcn').glob('*.py') if not p.stem.startswith('_')}
+    assert modules == {nb.stem.partition('_')[2] for nb in CHAPTERS}
+
+
+def test_sidebar_lists_every_notebook_in_order():
+    contents = yaml.safe_load((ROOT/'nbs'/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
+    listed = [name for entry in contents for name in (entry['contents'] if isinstance(entry, dict) else [entry])]
+    assert len(listed) == len(set(listed)), 'listed twice'
+    assert set(listed) == {nb.name for nb in NBS}
+    assert listed[0] == 'index.ipynb'
+
+
+def test_contributing_maps_every_notebook():
+    text = (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    assert not [nb.name for nb in NBS if f'nbs/{nb.name}' not in text]
+
+
+def test_links_between_notebooks_lead_somewhere():
+    broken = [f'{nb.name}: {target}' for nb in NBS for c in cells(nb, 'markdown')
+              for target in re.findall(r'\]\(([^)#:\s]+\.ipynb)', c['source']) if not (nb.parent/target).exists()]
+    assert not broken
+
+
+# --- README.md is the index notebook ---------------------------------------------------------------------------------------------------
+
+def test_readme_is_the_index_notebook():
+    made = subprocess.run([sys.executable, ROOT/'.ci'/'readme', '--stdout'], capture_output=True, text=True, encoding='utf-8', timeout=120)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout == (ROOT/'README.md').read_text(encoding='utf-8'), 'README.md is stale: run .ci/readme'
+
+
+@pytest.mark.parametrize('command', ['pip install . && fstcn demo', 'pip install -e ".[dev]" && nbdev_test && pytest'])
+def test_readme_holds_the_two_commands(command):
+    assert (ROOT/'README.md').read_text(encoding='utf-8').splitlines().count(command) == 1

@@ -1,0 +1,405 @@
+"Frame-exactness of every backend on every kind of file, damage, processes, the cache under several processes and a kill."
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from numbered import fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_cached, read_in_child, write_numbered
+
+from fstcn import video
+from fstcn.video import FrameCache, Guard, VideoError, probe_video, read_frames, write_video
+
+DATA = Path(__file__).parents[2]/'shared'/'data'
+H264 = dict(codec='libx264')
+
+
+def _times():
+    rng, t = random.Random(0), [0]
+    for _ in range(119): t.append(t[-1] + rng.choice([7, 20, 40, 40, 133]))
+    return t
+
+
+# name -> how to write it, and whether the packets prove that a jump is exact
+FILES = {f'mpeg4_b{b}_g{g}.{ext}': (dict(gop=g, b_frames=b), True) for g in (12, 50, 250) for b in (0, 1, 2) for ext in ('avi', 'mp4')}
+FILES |= {f'h264_b{b}_g{g}.mp4': (dict(H264, gop=g, b_frames=b), True) for g in (12, 50, 250) for b in (0, 3)}
+FILES |= {f'packed_b{b}_g{g}.avi': (dict(pack=f'mpeg4_b{b}_g{g}.avi'), False) for g in (12, 50, 250) for b in (1, 2)}
+FILES |= {
+    'mpeg4_b2.mkv': (dict(gop=30, b_frames=2), True), 'h264_b3.mkv': (dict(H264, gop=30, b_frames=3), True),
+    'h264_b3.avi': (dict(H264, gop=30, b_frames=3), False), 'hevc_b3.mp4': (dict(codec='libx265', gop=30, b_frames=3), True),
+    'mjpeg.avi': (dict(codec='mjpeg'), False),
+    'open_gop.mp4': (dict(H264, gop=30, b_frames=3, options={'x264-params': 'open-gop=1:b-pyramid=2'}), True),
+    'pyramid.mp4': (dict(H264, gop=40, b_frames=6, options={'preset': 'medium', 'x264-params': 'b-pyramid=2:ref=6'}), True),
+    'intra_refresh.mp4': (dict(H264, gop=30, options={'x264-params': 'intra-refresh=1'}), True),
+    'one.avi': (dict(n=1), True), 'one.mp4': (dict(H264, n=1), True), 'two.avi': (dict(n=2), True), 'two.mp4': (dict(H264, n=2, b_frames=2), True),
+    'odd.avi': (dict(size=(97, 143)), True), 'odd.mp4': (dict(H264, size=(97, 143), b_frames=2), True),
+    'vfr.mp4': (dict(H264, gop=20, b_frames=2, times=_times()), True), 'vfr.mkv': (dict(H264, gop=20, b_frames=2, times=_times()), True),
+    'rotated_90.mp4': (dict(H264, rotation=90, b_frames=2), True), 'rotated_-90.mp4': (dict(H264, rotation=-90), True),
+    'rotated_180.mp4': (dict(H264, rotation=180, gop=50), True)}
+
+
+@pytest.fixture(scope='session')
+def numbered(tmp_path_factory):
+    "A function from a name in `FILES` to the path of that file, written once."
+    root = tmp_path_factory.mktemp('numbered')
+    def get(name):
+        how = dict(FILES[name][0])
+        if not (root/name).exists():
+            if 'pack' in how: pack_b_frames(get(how['pack']), root/name)
+            else: write_numbered(root/name, **{'n': 120, 'size': (96, 160), **how})
+        return root/name
+    return get
+
+
+def n_written(name): return FILES[name][0].get('n', 120)
+
+
+def index_lists(n, seed=0):
+    "Clip pairs at random and extreme starts; sorted, unsorted, repeated, random and last indices."
+    rng = random.Random(seed)
+    pairs = [[min(s + o, n - 1) for o in (0, 5, 10, 15, 20, 9, 14, 19, 24, 29)] for s in [0, max(n - 30, 0), *(rng.randrange(n) for _ in range(4))]]
+    some = [rng.randrange(n) for _ in range(12)]
+    return [*pairs, sorted(some), sorted(some)[::-1], some, [n - 1], [n - 1, 0, n - 1], [0], list(range(n))[-3:]]
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_frame_is_the_one_asked_for(numbered, name):
+    path, n = numbered(name), n_written(name)
+    assert (video._packet_index(path) is not None) == FILES[name][1]
+    for idx in index_lists(n):
+        video._memory(path).clear()                               # as in a fresh process
+        x = read_frames(path, idx)
+        assert numbers(x) == idx
+        assert torch.equal(x, read_frames(path, idx, backend='pyav'))
+    info = probe_video(path)
+    height, width = FILES[name][0].get('size', (96, 160))
+    assert (info.n_frames, info.height, info.width, info.damage) == (n, height, width, '')
+    for idx in index_lists(n, seed=1): assert numbers(read_frames(path, idx)) == idx        # with everything known
+    with pytest.raises(ValueError, match=f'index {n} is past the end, the video has {n} frames'): read_frames(path, [0, n])
+
+
+def test_jumps_are_taken(numbered, monkeypatch):
+    "Where the packets prove the order, nothing is decoded forward from the start."
+    def forbidden(*a): raise AssertionError('decoded forward')
+    for name, (_, proven) in FILES.items():
+        path = numbered(name)
+        with monkeypatch.context() as m:
+            m.setattr(video, '_forward', forbidden)
+            for idx in index_lists(n_written(name)):
+                if proven and name != 'intra_refresh.mp4': assert numbers(read_frames(path, idx)) == idx
+                elif not proven:
+                    with pytest.raises(AssertionError, match='decoded forward'): read_frames(path, idx)
+
+
+def test_packing_is_real(numbered):
+    "FFmpeg's own filter takes the packed file apart into the pictures it was made of."
+    from av.bitstream import BitStreamFilterContext
+    def pictures(chunks): return [c[c.index(b'\0\0\1\xb6'):] for c in chunks if c.find(b'\0\0\1\xb6') >= 0 and len(c) > 19]
+    with av.open(str(numbered('packed_b2_g50.avi'))) as c, av.open(str(numbered('mpeg4_b2_g50.avi'))) as plain:
+        bsf = BitStreamFilterContext('mpeg4_unpack_bframes', c.streams.video[0])
+        chunks = [bytes(q) for p in c.demux(video=0) if p.size for q in bsf.filter(p)]
+        assert pictures(chunks) == pictures([bytes(p) for p in plain.demux(video=0) if p.size])
+
+
+@pytest.mark.parametrize('name', ['mpeg4_b2_g50.avi', 'mpeg4_b1_g50.avi', 'packed_b2_g50.avi', 'mpeg4_b2_g50.mp4'])
+def test_decord_is_still_wrong(numbered, name):
+    "When this fails, decord has been mended: say so in the notebook."
+    pytest.importorskip('decord')
+    path, wrong = numbered(name), 0
+    for idx in index_lists(120): wrong += numbers(read_frames(path, idx, backend='decord')) != idx
+    assert wrong > 0
+
+
+@pytest.mark.parametrize('name', ['h264_b0_g12.mp4', 'h264_b3_g50.mp4', 'mpeg4_b0_g12.avi', 'rotated_90.mp4', 'rotated_-90.mp4', 'rotated_180.mp4'])
+def test_decord_where_it_is_right(numbered, name):
+    pytest.importorskip('decord')
+    for idx in index_lists(120): assert numbers(read_frames(numbered(name), idx, backend='decord')) == idx
+
+
+def test_hidden_first_frames(tmp_path, numbered):
+    "An edit list hides the first frames of the file: they are not shown, so they have no number."
+    with av.open(str(numbered('h264_b0_g12.mp4'))) as inp, av.open(str(tmp_path/'cut.mp4'), 'w') as out:
+        s = inp.streams.video[0]
+        copy = out.add_stream_from_template(s)
+        for p in inp.demux(s):
+            if p.dts is None: continue
+            p.pts -= 20*p.duration
+            p.dts -= 20*p.duration
+            p.stream = copy
+            out.mux(p)
+    assert probe_video(tmp_path/'cut.mp4').n_frames == 100
+    assert numbers(read_frames(tmp_path/'cut.mp4', [0, 50, 99])) == [20, 70, 119]
+
+
+def damaged(path, target, how):
+    data = bytearray(path.read_bytes())
+    n = len(data)
+    if how == 'cut': data = data[:int(.6*n)]
+    elif how == 'zeros in the middle': data[n//2:n//2 + n//50] = bytes(n//50)
+    elif how == 'zeros at the end': data[int(.7*n):] = bytes(n - int(.7*n))
+    elif how == 'noise': data[int(.7*n):int(.7*n) + 400] = np.random.default_rng(0).integers(0, 256, 400, np.uint8).tobytes()
+    target.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize('how', ['cut', 'zeros in the middle', 'zeros at the end', 'noise'])
+@pytest.mark.parametrize('name', ['mpeg4_b0_g12.avi', 'mpeg4_b2_g50.avi', 'mpeg4_b2_g250.avi', 'packed_b2_g50.avi', 'h264_b3.mkv'])
+def test_damage_never_gives_a_wrong_frame(numbered, tmp_path, name, how):
+    path = damaged(numbered(name), tmp_path/name, how)
+    first_touch = {}
+    for i in (0, 30, 60, 90, 119):
+        video._memory(path).clear()
+        try: first_touch[i] = numbers(read_frames(path, [i]))
+        except ValueError: pass
+    info = probe_video(path)
+    assert 20 < info.n_frames < 120 and info.damage
+    assert numbers(read_frames(path, range(info.n_frames))) == list(range(info.n_frames))
+    with pytest.raises(ValueError, match=f'has {info.n_frames} frames'): read_frames(path, [info.n_frames])
+    assert all(got == [i] for i, got in first_touch.items()), first_touch
+
+
+def test_unreadable_files(tmp_path, numbered):
+    "Every reason is an error of one kind that names the file."
+    cases = {'empty.avi': (b'', 'empty file'), 'text.avi': (b'not a video\n'*400, 'video'), 'noise.mp4': (os.urandom(9000), 'video')}
+    for name, (data, _) in cases.items(): (tmp_path/name).write_bytes(data)
+    damaged(numbered('h264_b0_g12.mp4'), tmp_path/'cut.mp4', 'cut')                       # its index is gone
+    cases['cut.mp4'] = None, 'cannot be opened as a video'
+    with av.open(str(tmp_path/'picture.png'), 'w') as c:
+        s = c.add_stream('png')
+        s.width, s.height, s.pix_fmt = 32, 32, 'rgb24'
+        c.mux(s.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format='rgb24')))
+    cases['picture.png'] = None, 'is not a video'
+    with av.open(str(tmp_path/'sound.wav'), 'w') as c:
+        s = c.add_stream('pcm_s16le', rate=8000, layout='mono')
+        c.mux(s.encode(av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format='s16', layout='mono')))
+    cases['sound.wav'] = None, 'no video stream'
+    (tmp_path/'folder.avi').mkdir()
+    cases['folder.avi'], cases['gone.avi'] = (None, 'directory'), (None, 'does not exist')
+    for name, (_, reason) in cases.items():
+        path = tmp_path/name
+        for read, args in ((probe_video, ()), (read_frames, ([0],)), (read_frames, ([0], None, 'pyav')), (FrameCache(tmp_path/'cache').read_frames, ([0],))):
+            with pytest.raises(VideoError, match=reason) as e: read(path, *args)
+            assert e.value.path == path and str(e.value) == f'{path}: {e.value.reason}'
+
+
+def test_wrong_arguments(numbered):
+    path = numbered('mpeg4_b0_g12.avi')
+    for idx, words in (([-1], 'negative'), ([], 'no frame index'), ([1.5], 'whole numbers'), ([0, 120], 'past the end'), ([10**9], 'past the end')):
+        for backend in ('auto', 'pyav'):
+            with pytest.raises(ValueError, match=words) as e: read_frames(path, idx, backend=backend)
+            assert str(path) in str(e.value)
+    with pytest.raises(ValueError, match='unknown backend'): read_frames(path, [0], backend='opencv')
+    with pytest.raises(ValueError, match='short_side'): read_frames(path, [0], short_side=0)
+    assert numbers(read_frames(path, np.array([3, 5]))) == numbers(read_frames(path, torch.tensor([3, 5]))) == [3, 5]
+
+
+def test_backend_that_does_not_load(numbered, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchcodec', None)
+    monkeypatch.setitem(sys.modules, 'torchcodec.decoders', None)
+    with pytest.raises(ValueError, match="'torchcodec.decoders' cannot be loaded here"): read_frames(numbered('one.avi'), [0], backend='torchcodec')
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    path = write_numbered(tmp_path/'a.avi', n=5, size=(96, 160))
+    assert probe_video(path).n_frames == 5 and numbers(read_frames(path, [4])) == [4]
+    write_numbered(path, n=9, size=(96, 160), first=100)
+    assert probe_video(path).n_frames == 9 and numbers(read_frames(path, [8])) == [108]
+
+
+def test_each_wanted_frame_is_converted_once(numbered, monkeypatch):
+    calls, rgb = [], video._rgb
+    monkeypatch.setattr(video, '_rgb', lambda f: calls.append(1) or rgb(f))
+    for name in ('h264_b3_g50.mp4', 'packed_b2_g50.avi'):
+        calls.clear()
+        read_frames(numbered(name), [40, 7, 40, 7, 41])
+        assert len(calls) == 3
+
+
+def test_decoding_stops_after_the_last_wanted_frame(numbered, monkeypatch):
+    seen, forward = [], video._forward
+    def counted(*a):
+        for f in forward(*a):
+            seen.append(1)
+            yield f
+    monkeypatch.setattr(video, '_forward', counted)
+    read_frames(numbered('packed_b2_g50.avi'), [3, 20, 9])
+    assert len(seen) == 21
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path):
+    path = write_video(tmp_path/'long.avi', (np.full((240, 320, 3), i % 250, np.uint8) for i in range(1200)))    # 276 MB when decoded
+    code = '''import resource, sys
+from fstcn.video import read_frames, probe_video
+read_frames(sys.argv[1], [0])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read_frames(sys.argv[1], [1199, 3], backend='pyav'); probe_video(sys.argv[1]); read_frames(sys.argv[1], [1199, 3])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)'''
+    out = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True, check=True)
+    assert int(out.stdout) < 40_000                # kB
+
+
+def test_nothing_is_printed_about_damage(numbered, tmp_path):
+    path = damaged(numbered('mpeg4_b2_g50.avi'), tmp_path/'a.avi', 'zeros in the middle')
+    code = 'import sys; from fstcn.video import probe_video, read_frames; print(probe_video(sys.argv[1]).n_frames, len(read_frames(sys.argv[1], [3])))'
+    out = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True, check=True)
+    assert out.stderr == '' and out.stdout.split()[1] == '1'
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+def test_reading_in_a_worker_after_the_parent_has_read(numbered, method):
+    if method not in multiprocessing.get_all_start_methods(): pytest.skip('not on this system')
+    path, context = numbered('h264_b3_g50.mp4'), multiprocessing.get_context(method)
+    assert numbers(read_frames(path, [100, 5])) == [100, 5]
+    queue = context.Queue()
+    child = context.Process(target=read_in_child, args=(queue, path, [119, 60, 3]))
+    child.start()
+    assert queue.get(timeout=300) == [119, 60, 3]
+    child.join()
+
+
+def test_guard_ends_what_does_not_end(numbered):
+    path = numbered('mpeg4_b0_g12.avi')
+    with Guard(timeout=2) as guard:
+        with pytest.raises(VideoError, match='did not end within 2 s') as e: guard(forever, path)
+        assert e.value.path == path and not guard._idle
+        guard.timeout = 200
+        assert guard(probe_video, path) == probe_video(path)
+        child = guard._idle[0][0].pid
+        assert guard(eval, 'os.getpid()') == child                             # the same process serves the next call
+        with pytest.raises(ValueError, match='negative'): guard(read_frames, path, [-1])
+        with pytest.raises(VideoError, match='does not exist'): guard(probe_video, path.with_name('gone.avi'))
+        with pytest.raises(VideoError, match='killed the process'): guard(eval, 'os._exit(3)')
+        with ThreadPoolExecutor(2) as pool: assert [i.n_frames for i in pool.map(lambda p: guard(probe_video, p), [path]*6)] == [120]*6
+        children = [process for process, _ in guard._idle]
+        assert 1 <= len(children) <= 2
+    assert not any(process.is_alive() for process in children)
+
+
+def test_cache_equals_reading(numbered, tmp_path, monkeypatch):
+    for name, short_side in (('h264_b3_g50.mp4', None), ('packed_b2_g50.avi', 48), ('odd.avi', 64), ('rotated_90.mp4', 48), ('vfr.mkv', 200)):
+        cache, path = FrameCache(tmp_path/'cache', short_side), numbered(name)
+        for idx in index_lists(120): assert torch.equal(cache.read_frames(path, idx), read_frames(path, idx, short_side))
+        assert cache.n_frames(path) == 120
+        with pytest.raises(ValueError, match='past the end, the video has 120'): cache.read_frames(path, [120])
+        with monkeypatch.context() as m:                    # from now on nothing is decoded
+            m.setattr(video, '_open', None)
+            assert min(cache.read_frames(path, [5]).shape[1:3]) == (short_side or min(probe_video(path).height, probe_video(path).width))
+
+
+def test_cache_follows_the_file(tmp_path):
+    cache, path = FrameCache(tmp_path/'cache'), write_numbered(tmp_path/'a.avi', n=5, size=(96, 160))
+    assert numbers(cache.read_frames(path, [4])) == [4]
+    write_numbered(path, n=5, size=(96, 160), first=100)
+    assert numbers(cache.read_frames(path, [4])) == [104]
+    assert len(list((tmp_path/'cache').iterdir())) == 1        # the earlier version is gone
+    next((tmp_path/'cache').iterdir()).write_bytes(b'broken')
+    assert numbers(cache.read_frames(path, [4])) == [104]
+    path.unlink()
+    with pytest.raises(VideoError, match='does not exist'): cache.read_frames(path, [4])
+
+
+def test_cache_is_bounded(tmp_path):
+    paths = [write_numbered(tmp_path/f'{i}.avi', n=5, size=(96, 160), first=10*i) for i in range(3)]
+    cache = FrameCache(tmp_path/'cache', max_bytes=2*(5*96*160*3 + 200))
+    for p in paths[:2]: cache.read_frames(p, [0])
+    with pytest.warns(UserWarning, match='the frame cache is full'): assert numbers(cache.read_frames(paths[2], [4, 1])) == [24, 21]
+    assert len(list((tmp_path/'cache').iterdir())) == 2 and video._cache_size(cache.root) <= cache.max_bytes
+    assert cache.n_frames(paths[2]) == 5
+
+
+def test_cache_under_several_processes_and_a_kill(numbered, tmp_path):
+    context, root = multiprocessing.get_context('spawn'), tmp_path/'cache'
+    paths = [numbered(n) for n in ('h264_b3_g50.mp4', 'packed_b2_g50.avi', 'odd.avi', 'vfr.mkv', 'two.avi')]
+    children = [context.Process(target=fill_cache, args=(root, paths, 2**30, 64), daemon=True) for _ in range(2)]
+    for c in children: c.start()
+    limit = time.time() + 300
+    while not any(root.glob('*')) and time.time() < limit: time.sleep(.005)
+    for c in children: c.kill()
+    for c in children: c.join()
+    for f in root.glob('*.npy'): assert len(np.load(f)) in (2, 120)                     # whole or not there
+    cache = FrameCache(root, 64)
+    for p in paths: assert torch.equal(cache.read_frames(p, [1, 0]), read_frames(p, [1, 0], 64))
+    queue = context.Queue()
+    child = context.Process(target=read_cached, args=(queue, FrameCache(root), numbered('odd.avi'), [9, 100]))
+    child.start()
+    assert queue.get(timeout=300) == [9, 100]
+    child.join()
+
+
+def test_abandoned_parts_are_removed(tmp_path):
+    old, new = tmp_path/'old.part', tmp_path/'new.part'
+    for p in (old, new): p.write_bytes(b'x'*10)
+    os.utime(old, (0, 0))
+    assert video._cache_size(tmp_path) == 10 and new.exists() and not old.exists()
+
+
+@pytest.mark.parametrize('name,options', [('a.avi', {}), ('a.mp4', {}), ('a.mkv', {}), ('b.avi', dict(b_frames=2, gop=50)), ('h.mp4', dict(codec='libx264', b_frames=2)),
+                                          ('o.mp4', dict(codec='libx264', preset='ultrafast', gop=30))])
+@pytest.mark.parametrize('size', [(96, 160), (97, 143)])
+def test_written_frames_come_back(tmp_path, name, options, size):
+    frames = np.stack([numbered_frame(i, *size) for i in range(40)])
+    write_video(tmp_path/name, frames, fps=30, **options)
+    write_video(tmp_path/('2'+name), iter(torch.from_numpy(frames)), fps=30, **options)
+    assert (tmp_path/name).read_bytes() == (tmp_path/('2'+name)).read_bytes()            # the same bytes every time
+    info, back = probe_video(tmp_path/name), read_frames(tmp_path/name, range(40))
+    assert (info.n_frames, info.fps, info.height, info.width) == (40, 30, *size)
+    assert numbers(back) == list(range(40))
+    assert (back.double() - torch.from_numpy(frames).double()).abs().mean() < 4
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path):
+    good = np.zeros((3, 32, 48, 3), np.uint8)
+    path = write_video(tmp_path/'a.avi', good)
+    before = path.read_bytes()
+    def breaks():
+        yield good[0]
+        raise KeyError('in the middle')
+    with pytest.raises(KeyError): write_video(path, breaks())
+    for frames, words in (([], 'no frames'), (good.astype(float), 'float64'), (good[..., :1], 'uint8'), (good[0], 'uint8'), ([good[0], good[0, :16]], 'one size')):
+        with pytest.raises(ValueError, match=words): write_video(path, frames)
+    with pytest.raises(ValueError, match='yuv444p'): write_video(tmp_path/'b.mp4', good[:, :31], codec='libx264', pix_fmt='yuv420p')
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.avi']
+
+
+def test_names_that_break_other_tools(tmp_path):
+    "Names as in HMDB-51, and some that FFmpeg would take for a protocol or a pattern."
+    for name in ('-a(1)[2]!#&+;~@.avi', 'http:x.avi', 'concat:a|b.avi', '%03d.avi', 'ü ñ.avi', "it's.avi"):
+        path = write_numbered(tmp_path/'plain.avi', n=3, size=(96, 160)).rename(tmp_path/name)
+        assert probe_video(path).n_frames == 3 and numbers(read_frames(path, [2, 0])) == [2, 0]
+    here = os.getcwd()
+    try:
+        os.chdir(tmp_path)
+        assert numbers(read_frames('-a(1)[2]!#&+;~@.avi', [1])) == [1]
+        assert write_video('http:y.avi', np.zeros((1, 32, 32, 3), np.uint8)).exists()
+    finally: os.chdir(here)
+
+
+def test_tags_that_are_not_utf8(tmp_path):
+    path = tmp_path/'a.avi'
+    with av.open(str(path), 'w') as c:
+        c.metadata['title'] = 'QQQQQQ'
+        s = c.add_stream('mpeg4', rate=25)
+        s.width, s.height, s.pix_fmt = 32, 32, 'yuv420p'
+        c.mux(s.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format='rgb24')))
+        c.mux(s.encode())
+    assert b'QQQQQQ' in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b'QQQQQQ', b'\x8c\xff\xfeQQQ'))
+    assert probe_video(path).n_frames == 1
+
+
+@pytest.mark.skipif(not DATA.exists(), reason='the real videos are not here')
+def test_real_videos():
+    for path, n in (('ucf101_samples/v_ApplyEyeMakeup_g01_c01.avi', 164), ('ucf101_samples/v_BaseballPitch_g01_c01.avi', 107),
+                    ('ut_interaction/segmented_set1/0_1_4.avi', 108)):
+        path = DATA/path
+        assert probe_video(path).n_frames == n and not probe_video(path).damage
+        every = read_frames(path, range(n), backend='pyav')
+        for idx in index_lists(n): assert torch.equal(read_frames(path, idx), every[idx])
+    with av.open(str(path)) as c: assert c.streams.video[0].frames == n + 2              # the header counts two more
