@@ -197,7 +197,8 @@ def predict(
 def demo(
     out: Annotated[Path, typer.Option(help='Folder for data, model, scores, pictures and record.')] = DEMO,
     epochs: Annotated[int, typer.Option(min=1, help='Passes over the training videos.')] = 70,
-    clips: Annotated[int, typer.Option(min=1, help='Videos of each of 25 actors and six classes.')] = 2,
+    actors: Annotated[int, typer.Option(min=4, help='Actors; about a quarter of them are held out.')] = 25,
+    clips: Annotated[int, typer.Option(min=1, help='Videos of each actor and class.')] = 2,
     workers: Workers = 2,
     seed: Seed = 0,
     record_to: Annotated[Path | None, typer.Option('--record', help='Also write the record to this file.')] = None,
@@ -208,13 +209,12 @@ def demo(
     from fstcn.model import FstCNConfig
     from fstcn.synthetic import DEMO_CLASSES, make_synthetic
     from fstcn.training import TrainConfig
-    typer.echo(f'1. writing {len(DEMO_CLASSES)*25*clips} videos of {", ".join(DEMO_CLASSES)}')
-    data = make_synthetic(out/'data', DEMO_CLASSES, n_clips=clips, progress=True)
-    split = ucf101(data, 1)
-    typer.echo(f'2. training on {len(split.train)} videos of 18 actors')
+    typer.echo(f'1. writing {len(DEMO_CLASSES)*actors*clips} videos of {actors} actors: {", ".join(DEMO_CLASSES)}')
+    split = ucf101(make_synthetic(out/'data', DEMO_CLASSES, n_groups=actors, n_clips=clips, progress=True), 1)
+    typer.echo(f'2. training on {len(split.train)} videos, of {len({v.group for v in split.train})} actors')
     config = FstCNConfig.small(len(split.classes))
     record = run_experiment(split, config, TrainConfig(epochs, batch_size=16, seed=seed, workers=workers), out, 'demo', _reader(config, out/'cache'))
     if record_to: write_record(record_to, record)
-    typer.echo(f'3. recognized {len(split.test)} videos of 7 other actors, {record["n_clips"]} clip pairs x 18 views each')
+    typer.echo(f'3. recognized {len(split.test)} videos of the other actors, {record["n_clips"]} clip pairs x 18 views each')
     typer.echo(_table(record))
     typer.echo(f'everything is in {out}: model.safetensors, record.json, curves.png, confusion.png, scores.npz\ntry next:\n  fstcn predict {split.test[0].path} --checkpoint {out/"model.safetensors"}')

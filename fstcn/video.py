@@ -339,8 +339,11 @@ def _start(context):
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
-    ours.send((str, '', ()))             # importing takes a while, which is not the first video's fault
-    ours.recv()
+    try:
+        ours.send((str, '', ()))         # importing takes a while, which is not the first video's fault
+        ours.recv()
+    except (EOFError, ConnectionError) as e:
+        raise RuntimeError("the child process did not start; in a script, call this under `if __name__ == '__main__':`") from e
     return process, ours
 
 def _kill(process, conn):
