@@ -65,7 +65,8 @@ def _stream(out, codec, fps, shape, quality, gop, b_frames, pix_fmt, options):
     if codec == 'mpeg4':
         ctx.qmin = ctx.qmax = 4 if quality is None else quality
         if out.format.name == 'avi': ctx.codec_tag = 'XVID'
-    else: options = {'crf': 20 if quality is None else quality, **options}
+    else: options = {'crf': 20 if quality is None else quality} | options
+    if codec == 'libx264': options = {'x264-params': 'threads=1:lookahead-threads=1:sync-lookahead=0'} | options     # or it differs from run to run
     ctx.options = {k: str(v) for k, v in options.items()}
     return stream
 
@@ -184,7 +185,7 @@ def _packet_index(path):
     "One picture per packet and the order of the pictures, proven from the packets alone; None where they do not prove it."
     rows = []
     with _open(path) as (container, stream):
-        codec, kind = stream.codec_context.name, container.format.name
+        codec, kind, header = stream.codec_context.name, container.format.name, stream.frames
         true_times = 'mp4' in kind or 'matroska' in kind         # AVI stores none: FFmpeg makes them up
         if codec != 'mpeg4' and not (codec in ('h264', 'hevc') and true_times): return None
         try:
@@ -198,10 +199,12 @@ def _packet_index(path):
         except av.FFmpegError: return None
     if not rows: return None
     pos, time, key, b = map(np.array, zip(*rows, strict=True))
+    step = np.diff(np.sort(time))
+    complete = header == len(rows) if header else len(rows) == 1 or np.ptp(step) <= 2     # Matroska counts no frames
     number = _vop_order(b) if codec == 'mpeg4' else np.argsort(np.argsort(time))
-    in_order = (np.diff(pos) > 0).all() and (np.diff(np.sort(time)) > 0).all() and key[0] and number[0] == 0
+    proven = complete and (np.diff(pos) > 0).all() and (step > 0).all() and key[0] and number[0] == 0
     keys = np.flatnonzero(key)
-    return _PacketIndex(number, pos, number[keys].tolist(), keys.tolist(), time[keys].tolist()) if in_order else None
+    return _PacketIndex(number, pos, number[keys].tolist(), keys.tolist(), time[keys].tolist()) if proven else None
 
 # %% ../nbs/01_video.ipynb #60b0bf60
 def _vop_type(

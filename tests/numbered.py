@@ -34,14 +34,15 @@ def write_numbered(path, n=150, codec='mpeg4', gop=12, b_frames=0, size=(240, 32
         stream = out.add_stream(codec, rate=1000 if times else 25)
         stream.width, stream.height = (height, width) if rotation % 180 else (width, height)
         odd = codec == 'libx264' and (height % 2 or width % 2)
-        stream.pix_fmt = 'yuv444p' if odd else 'yuv420p'
+        stream.pix_fmt = 'yuv444p' if odd else 'yuvj420p' if codec == 'mjpeg' else 'yuv420p'
         ctx = stream.codec_context
         ctx.gop_size, ctx.max_b_frames, ctx.thread_count = gop, b_frames, 1
         if codec == 'mpeg4': ctx.qmin = ctx.qmax = 2
         if codec == 'mpeg4' and str(path).endswith('.avi'): ctx.codec_tag = 'XVID'
         if rotation: stream.set_display_rotation(rotation)
-        base = {'sc_threshold': '1000000000'} if codec == 'mpeg4' else {'crf': '12', 'preset': 'veryfast', 'sc_threshold': '0', 'bf': str(b_frames)}
-        ctx.options = base | dict(options)
+        base = {'mpeg4': {'sc_threshold': '1000000000'}, 'libx264': {'crf': '12', 'preset': 'veryfast', 'sc_threshold': '0', 'bf': str(b_frames)},
+                'libx265': {'preset': 'veryfast', 'x265-params': f'log-level=none:bframes={b_frames}'}}
+        ctx.options = base.get(codec, {}) | dict(options)
         for i in range(n):
             picture = np.rot90(numbered_frame(first + i, height, width), -rotation // 90)   # stored lying down, shown upright
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24')

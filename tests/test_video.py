@@ -40,7 +40,7 @@ FILES |= {
     'intra_refresh.mp4': (dict(H264, gop=30, options={'x264-params': 'intra-refresh=1'}), True),
     'one.avi': (dict(n=1), True), 'one.mp4': (dict(H264, n=1), True), 'two.avi': (dict(n=2), True), 'two.mp4': (dict(H264, n=2, b_frames=2), True),
     'odd.avi': (dict(size=(97, 143)), True), 'odd.mp4': (dict(H264, size=(97, 143), b_frames=2), True),
-    'vfr.mp4': (dict(H264, gop=20, b_frames=2, times=_times()), True), 'vfr.mkv': (dict(H264, gop=20, b_frames=2, times=_times()), True),
+    'vfr.mp4': (dict(H264, gop=20, b_frames=2, times=_times()), True), 'vfr.mkv': (dict(H264, gop=20, b_frames=2, times=_times()), False),
     'rotated_90.mp4': (dict(H264, rotation=90, b_frames=2), True), 'rotated_-90.mp4': (dict(H264, rotation=-90), True),
     'rotated_180.mp4': (dict(H264, rotation=180, gop=50), True)}
 
@@ -159,7 +159,7 @@ def test_damage_never_gives_a_wrong_frame(numbered, tmp_path, name, how):
         try: first_touch[i] = numbers(read_frames(path, [i]))
         except ValueError: pass
     info = probe_video(path)
-    assert 20 < info.n_frames < 120 and info.damage
+    assert 20 < info.n_frames < 120 and (info.damage or path.suffix == '.mkv')          # Matroska may just end
     assert numbers(read_frames(path, range(info.n_frames))) == list(range(info.n_frames))
     with pytest.raises(ValueError, match=f'has {info.n_frames} frames'): read_frames(path, [info.n_frames])
     assert all(got == [i] for i, got in first_touch.items()), first_touch
@@ -178,7 +178,9 @@ def test_unreadable_files(tmp_path, numbered):
     cases['picture.png'] = None, 'is not a video'
     with av.open(str(tmp_path/'sound.wav'), 'w') as c:
         s = c.add_stream('pcm_s16le', rate=8000, layout='mono')
-        c.mux(s.encode(av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format='s16', layout='mono')))
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format='s16', layout='mono')
+        sound.sample_rate = 8000
+        c.mux(s.encode(sound))
     cases['sound.wav'] = None, 'no video stream'
     (tmp_path/'folder.avi').mkdir()
     cases['folder.avi'], cases['gone.avi'] = (None, 'directory'), (None, 'does not exist')
