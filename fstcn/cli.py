@@ -65,20 +65,21 @@ def synth(
     groups: Annotated[int, typer.Option(min=3, help='Actors, each in a room of their own.')] = 25,
     clips: Annotated[int, typer.Option(min=1, help='Videos of each actor and class.')] = 4,
     seed: Seed = 0,
-):
+) -> None:
     "Write the embedded data set: stick figures acting, as video files in UCF-101's layout."
     from fstcn.synthetic import CLASSES, DEMO_CLASSES, make_synthetic
     names = {'all': CLASSES, 'demo': DEMO_CLASSES}.get(classes) or tuple(c.strip() for c in classes.split(','))
     make_synthetic(out, names, n_groups=groups, n_clips=clips, seed=seed, progress=True)
     typer.echo(f'{len(names)*groups*clips} videos of {len(names)} classes in {out}')
 
+# %% ../nbs/15_cli.ipynb #c17f0eb1
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help='A folder with videos at any depth, a CSV file with a column path, or one video.')],
     output: Annotated[Path | None, typer.Option(help='Write the whole table to this CSV file.')] = None,
     workers: Annotated[int | None, typer.Option(min=1, help='Processes that decode. Default: one for each core.')] = None,
     timeout: Timeout = 60,
-):
+) -> None:
     "Decode every video; report unreadable, short, inexact and duplicate files. Exit status 1 if any is unreadable."
     from fstcn.datasets import check_videos
     table = check_videos(data, workers=workers, timeout=timeout)
@@ -103,6 +104,13 @@ def _reader(config, cache):
     from fstcn.video import FrameCache
     return VideoReader(config.short_side) if cache is None else FrameCache(cache, config.short_side)
 
+def _existing(checkpoint):
+    "The checkpoint's path; says what to do where the default is not there."
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f'{checkpoint}: no such checkpoint; name one with --checkpoint, or run `fstcn demo` to make one')
+    return checkpoint
+
+# %% ../nbs/15_cli.ipynb #902b895b
 @app.command()
 def train(
     data: Data,
@@ -116,9 +124,10 @@ def train(
     cache: Annotated[Path | None, typer.Option(help='Folder that keeps decoded frames between epochs and runs: much faster, and large.')] = None,
     clips: Clips = 5,
     workers: Workers = 2,
+    on_error: Annotated[str, typer.Option(help="What to do with a training video that cannot be read: 'raise' or 'skip'.")] = 'raise',
     seed: Seed = 0,
     device: Device = None,
-):
+) -> None:
     "Train on the training part of a data set, then score its test part."
     from fstcn.datasets import load_split
     from fstcn.experiments import run_experiment
@@ -128,12 +137,13 @@ def train(
     videos = load_split(data, split, seed=seed)
     config = getattr(FstCNConfig, size)(len(videos.classes), path=path)
     epochs = epochs or max(60, -(-18000//max(1, len(videos.train))))  # a few videos need more passes to make as many steps
-    settings = TrainConfig(epochs, seed=seed, workers=workers, **_settings(batch_size=batch_size, lr=lr))
+    settings = TrainConfig(epochs, seed=seed, workers=workers, on_error=on_error, **_settings(batch_size=batch_size, lr=lr))
     typer.echo(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, {len(videos.classes)} classes')
     record = run_experiment(videos, config, settings, out, f'{data.name}, split {split}', _reader(config, cache), clips, device)
     if videos.test: typer.echo(_table(record))
     typer.echo(f'everything is in {out}; next: fstcn predict VIDEO --checkpoint {out/"model.safetensors"}')
 
+# %% ../nbs/15_cli.ipynb #d25d9bb8
 @app.command()
 def evaluate(
     data: Data,
@@ -143,7 +153,7 @@ def evaluate(
     clips: Clips = 5,
     workers: Workers = 1,
     device: Device = None,
-):
+) -> None:
     "Score the test part of a data set: every view of every video, fused in three ways."
     from fstcn.datasets import DatasetError, checksum, load_split
     from fstcn.experiments import environment, summarize, write_record
@@ -164,12 +174,6 @@ def evaluate(
         write_record(out/'record.json', record)
         typer.echo(f'everything is in {out}')
 
-def _existing(checkpoint):
-    "The checkpoint's path; says what to do where the default is not there."
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f'{checkpoint}: no such checkpoint; name one with --checkpoint, or run `fstcn demo` to make one')
-    return checkpoint
-
 # %% ../nbs/15_cli.ipynb #74b302b2
 @app.command()
 def predict(
@@ -181,7 +185,7 @@ def predict(
     as_json: Annotated[bool, typer.Option('--json', help='Print one JSON object instead of a table.')] = False,
     timeout: Timeout = 60,
     device: Device = None,
-):
+) -> None:
     "Recognize the action in a video file: the most probable classes."
     from fstcn.inference import Recognizer
     from fstcn.video import Guard
@@ -202,7 +206,7 @@ def demo(
     workers: Workers = 2,
     seed: Seed = 0,
     record_to: Annotated[Path | None, typer.Option('--record', help='Also write the record to this file.')] = None,
-):
+) -> None:
     "Write a small data set, train on it, recognize actors never seen, in a few minutes on a laptop."
     from fstcn.datasets import ucf101
     from fstcn.experiments import run_experiment, write_record

@@ -53,14 +53,15 @@ def summarize(
     "The figures of a test set, Table 2."
     clips = scores.probs[:, :, 4 if scores.probs.shape[2] > 1 else 0].argmax(-1)   # (videos,m), centre crop
     top5 = scores.fused('sci').topk(min(5, len(scores.classes))).indices
-    per_class = scores.class_accuracy('sci')
+    counts = scores.confusion('sci').double()
+    per_class = counts.diag()/counts.sum(1)                                        # NaN for a class without videos
     return {'accuracy': {f: scores.accuracy(f) for f in ('single', 'average', 'sci')},
             'clip_accuracy': (clips == scores.labels[:, None]).double().mean().item(),
             'top5_accuracy': (top5 == scores.labels[:, None]).any(1).double().mean().item(),
             'mean_class_accuracy': per_class.nanmean().item(),
             'class_accuracy': dict(zip(scores.classes, per_class.tolist(), strict=True))}
 
-# %% ../nbs/14_experiments.ipynb #a6fa5690
+# %% ../nbs/14_experiments.ipynb #faddb360
 def run_experiment(
     split:VideoSplit, # training and test videos
     config:FstCNConfig, # the network
@@ -96,6 +97,7 @@ def run_experiment(
     write_record(out/'record.json', record)
     return record
 
+# %% ../nbs/14_experiments.ipynb #61f0b740
 def write_record(
     path:str|Path, # file to write, `.json`
     record:dict, # what to write

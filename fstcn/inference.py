@@ -20,7 +20,7 @@ from .datasets import Video
 from .fusion import FUSIONS
 from .model import FstCN, load_checkpoint
 from .sampling import Reader, TestClips, VideoReader, crop_views, network_input, read_clip_pairs
-from .video import Guard, _resized as resize_frame
+from .video import Guard, VideoError, _resized as resize_frame
 
 # %% ../nbs/10_inference.ipynb #4d05be2f
 @torch.inference_mode()
@@ -49,6 +49,7 @@ class Prediction:
     views:Tensor|None = None # probabilities of every view (m,18,n), if asked for
     starts:tuple[int,...] = () # first frame of each clip pair
 
+# %% ../nbs/10_inference.ipynb #31e0f44c
 class Recognizer:
     "A trained network with all that is needed to recognize a video."
     def __init__(self,
@@ -101,7 +102,7 @@ class _Frames:
         self.frames, self.short_side = frames, short_side
 
     def n_frames(self, path): return len(self.frames)
-    def read_frames(self, path, indices): return torch.stack([resize_frame(self.frames[i], self.short_side) for i in indices])
+    def read_frames(self, path, indices): return torch.stack([torch.from_numpy(resize_frame(self.frames[i].numpy(), self.short_side)) for i in indices])
 
 # %% ../nbs/10_inference.ipynb #a77c33c8
 @dataclass(frozen=True)
@@ -145,13 +146,6 @@ class Scores:
         "Video-level accuracy, the measure of Tables 1-3."
         return (self.predictions(fusion) == self.labels).double().mean().item()
 
-    def class_accuracy(self,
-        fusion:str='sci', # 'sci', 'average' or 'single'
-    ) -> Tensor: # share recognized of each class (n,), NaN for a class without videos
-        "Accuracy of each class; its mean is what some papers report instead."
-        right = (self.predictions(fusion) == self.labels).double()
-        return torch.stack([right[self.labels == i].mean() for i in range(len(self.classes))])
-
     def confusion(self,
         fusion:str='sci', # 'sci', 'average' or 'single'
     ) -> Tensor: # counts (n,n): true class by predicted class
@@ -159,7 +153,7 @@ class Scores:
         n = len(self.classes)
         return torch.bincount(self.labels*n + self.predictions(fusion), minlength=n*n).view(n, n)
 
-# %% ../nbs/10_inference.ipynb #7d2301ab
+# %% ../nbs/10_inference.ipynb #b1e9d9b4
 def score_videos(
     recognizer:Recognizer, # network, class names and number of clip pairs
     videos:Sequence[Video], # the test videos
@@ -170,5 +164,8 @@ def score_videos(
     "Probabilities of all views of all videos, in order; an unreadable video raises `VideoError`."
     plan = TestClips(videos, recognizer.model.config.clip, recognizer.n_clips, reader or recognizer.reader)
     loader = DataLoader(plan, batch_size=None, num_workers=workers)
-    probs = [view_probabilities(recognizer.model, item['pairs']) for item in tqdm(loader, 'scoring', unit='video', disable=None if progress else True, leave=False)]
+    probs = []
+    for item in tqdm(loader, 'scoring', unit='video', disable=None if progress else True, leave=False):
+        if isinstance(item, VideoError): raise item
+        probs.append(view_probabilities(recognizer.model, item['pairs']))
     return Scores(torch.stack(probs), torch.tensor([v.label for v in videos]), tuple(Path(v.path).name for v in videos), recognizer.classes)

@@ -24,6 +24,14 @@ from .tp import TPOperator
 # %% ../nbs/08_model.ipynb #d70a2601
 PATHS = ('both', 'scl', 'tcl')
 
+def _check_config(c):
+    if c.n_classes < 2: raise ValueError(f'a classifier needs at least two classes, got n_classes={c.n_classes}')
+    if c.path not in PATHS: raise ValueError(f'path must be one of {PATHS}, got {c.path!r}')
+    if c.crop_size > c.short_side: raise ValueError(f'crop_size {c.crop_size} exceeds short_side {c.short_side}')
+    if not 0 <= c.dropout < 1: raise ValueError(f'dropout must be in [0, 1), got {c.dropout}')
+    scl_sizes(c.crop_size)
+
+# %% ../nbs/08_model.ipynb #ec46b37f
 @dataclass(frozen=True)
 class FstCNConfig:
     "Sizes of the network and of its input, Sec. 2.5; the defaults are the paper's. Raises `ValueError` for values that make no network."
@@ -47,11 +55,7 @@ class FstCNConfig:
     def __post_init__(self):
         for f in fields(self):  # lists, as JSON gives them, become tuples
             if isinstance(getattr(self, f.name), list): object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
-        if self.n_classes < 2: raise ValueError(f'a classifier needs at least two classes, got n_classes={self.n_classes}')
-        if self.path not in PATHS: raise ValueError(f'path must be one of {PATHS}, got {self.path!r}')
-        if self.crop_size > self.short_side: raise ValueError(f'crop_size {self.crop_size} exceeds short_side {self.short_side}')
-        if not 0 <= self.dropout < 1: raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
-        scl_sizes(self.crop_size)
+        _check_config(self)
 
     @property
     def clip(self) -> ClipSpec: # how clip pairs are sampled in time
@@ -101,6 +105,19 @@ class TemporalPath(nn.Module):
         return self.fc(x)                                  # (b, 2048)
 
 # %% ../nbs/08_model.ipynb #12927cae
+def _init_weights(layer):
+    "He et al.'s normal initialization for layers with ReLU, zero biases; P keeps its own."
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
+        nn.init.zeros_(layer.bias)
+
+def _check_input(config, rgb, diff):
+    c, s = config, config.crop_size
+    for name, x, shape, needed in (('rgb', rgb, (3, s, s), c.path != 'tcl'), ('diff', diff, (c.n_frames, 3, s, s), c.path != 'scl')):
+        if needed and (x is None or tuple(x.shape[1:]) != shape):
+            raise ValueError(f'{name} must have shape (b,{",".join(map(str, shape))}), got {None if x is None else tuple(x.shape)}')
+
+# %% ../nbs/08_model.ipynb #5d83ed08
 class FstCN(nn.Module):
     "The factorized spatio-temporal convolutional network of Fig. 1."
     def __init__(self,
@@ -119,13 +136,14 @@ class FstCN(nn.Module):
             self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(width, config.n_classes)
         self.apply(_init_weights)
+        nn.init.normal_(self.classifier.weight, std=.01)
 
     def features(self,
         rgb:Tensor|None, # one frame of each clip (b,3,h,w), normalized; None if path is 'tcl'
         diff:Tensor|None, # difference clips (b,t,3,h,w), normalized; None if path is 'scl'
     ) -> dict[str,Tensor]: # 'scl' and 'tcl': fc7 of each path; 'joint': what the classifier sees; each (b,features)
         "The features of Fig. 4. Raises `ValueError` for other shapes than `config` says."
-        self._check(rgb, diff)
+        _check_input(self.config, rgb, diff)
         if self.config.path == 'scl': out = {'scl': self.spatial(self.scl(rgb))}
         elif self.config.path == 'tcl': out = {'tcl': self.temporal(self.scl(diff.flatten(0, 1)).unflatten(0, diff.shape[:2]))}
         else:
@@ -142,18 +160,6 @@ class FstCN(nn.Module):
     ) -> Tensor: # logits (b,n); `softmax` of them are the probabilities of Sec. 2.4
         "Scores of each class for each clip pair."
         return self.classifier(self.features(rgb, diff)['joint'])
-
-    def _check(self, rgb, diff):
-        c, s = self.config, self.config.crop_size
-        for name, x, shape, needed in (('rgb', rgb, (3, s, s), c.path != 'tcl'), ('diff', diff, (c.n_frames, 3, s, s), c.path != 'scl')):
-            if needed and (x is None or tuple(x.shape[1:]) != shape):
-                raise ValueError(f'{name} must have shape (b,{",".join(map(str, shape))}), got {None if x is None else tuple(x.shape)}')
-
-def _init_weights(layer):
-    "He et al.'s normal initialization for layers with ReLU, a small one for the classifier's scale, zero biases; P keeps its own."
-    if isinstance(layer, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
-        nn.init.zeros_(layer.bias)
 
 # %% ../nbs/08_model.ipynb #25ba5e96
 FORMAT = 1  # version of the checkpoint format

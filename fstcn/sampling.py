@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ClipSpec', 'frame_difference', 'random_crop', 'crop_offsets', 'crop_views',
-           'network_input', 'Reader', 'VideoReader', 'ClipPairDataset', 'EpochSampler', 'read_clip_pairs', 'TestClips']
+           'network_input', 'Reader', 'VideoReader', 'ClipPairDataset', 'EpochSampler', 'collate_pairs',
+           'read_clip_pairs', 'TestClips']
 
 # %% ../nbs/04_sampling.ipynb #6e43da8d
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from .datasets import Video
-from .video import Guard, probe_video, read_frames
+from .video import Guard, VideoError, probe_video, read_frames
 
 # %% ../nbs/04_sampling.ipynb #bde30c99
 @dataclass(frozen=True)
@@ -124,8 +125,15 @@ def network_input(
 # %% ../nbs/04_sampling.ipynb #2517c4ee
 class Reader(Protocol):
     "What reads a video for a data set: `VideoReader`, or `fstcn.video.FrameCache`."
-    def n_frames(self, path:Path) -> int: ... # decodable frames
-    def read_frames(self, path:Path, indices:Sequence[int]) -> Tensor: ... # uint8 (len(indices),h,w,3)
+    def n_frames(self,
+        path:Path, # the video file
+    ) -> int: # decodable frames
+        "Number of frames that can be decoded."
+    def read_frames(self,
+        path:Path, # the video file
+        indices:Sequence[int], # frame numbers, any order
+    ) -> Tensor: # uint8 (len(indices),h,w,3)
+        "The frames asked for, in that order."
 
 @dataclass(frozen=True)
 class VideoReader:
@@ -151,7 +159,7 @@ class VideoReader:
 
 # %% ../nbs/04_sampling.ipynb #244540a0
 class ClipPairDataset(Dataset):
-    "One random clip pair of each video, Sec. 2.2; items are determined by (seed, epoch, index) alone. Reading raises `VideoError`."
+    "One random clip pair of each video, Sec. 2.2; items are determined by (seed, epoch, index) alone. An unreadable video gives its `VideoError` as the item."
     def __init__(self,
         videos:Sequence[Video], # the videos to sample from
         crop_size:int, # height and width of the crop, pixels
@@ -165,9 +173,12 @@ class ClipPairDataset(Dataset):
 
     def __getitem__(self,
         item:int|tuple[int,int], # index of a video, or (epoch, index) as `EpochSampler` gives it
-    ) -> dict: # pair uint8 (2,t,size,size,3), rgb_index, label, index, short (True if frames had to be repeated)
+    ) -> dict|VideoError: # pair uint8 (2,t,size,size,3), rgb_index, label, index, short (True if frames had to be repeated)
         "Sample, read, crop and flip one clip pair."
-        epoch, i = item if isinstance(item, tuple) else (0, item)
+        try: return self._sample(*item if isinstance(item, tuple) else (0, item))
+        except VideoError as e: return e
+
+    def _sample(self, epoch, i):
         rng, video = np.random.default_rng((self.seed, epoch, i)), self.videos[i]
         n = self.reader.n_frames(video.path)
         wanted = self.clip.frames(int(rng.integers(self.clip.n_starts(n))), n)
@@ -197,6 +208,14 @@ class EpochSampler(Sampler):
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n) if self.shuffle else range(self.n)
         return ((self.epoch, int(i)) for i in order)
 
+# %% ../nbs/04_sampling.ipynb #747d9f28
+def collate_pairs(
+    samples:Sequence[dict|VideoError], # items of a `ClipPairDataset`
+) -> dict: # the samples that could be read, stacked, and errors: the list of what could not; without samples, errors alone
+    "Make a batch, with the errors beside it."
+    good = [s for s in samples if not isinstance(s, VideoError)]
+    return (default_collate(good) if good else {}) | {'errors': [s for s in samples if isinstance(s, VideoError)]}
+
 # %% ../nbs/04_sampling.ipynb #2b0609ac
 def read_clip_pairs(
     path:Path, # the video file
@@ -213,7 +232,7 @@ def read_clip_pairs(
     return frames[torch.from_numpy(where.ravel())].unflatten(0, wanted.shape), starts
 
 class TestClips(Dataset):
-    "All clip pairs of each test video, whole frames, every video exactly once. Reading raises `VideoError`."
+    "All clip pairs of each test video, whole frames, every video exactly once. An unreadable video gives its `VideoError` as the item."
     __test__ = False  # the name starts with 'Test', which test runners would collect
     def __init__(self,
         videos:Sequence[Video], # the test videos
@@ -227,7 +246,8 @@ class TestClips(Dataset):
 
     def __getitem__(self,
         i:int, # index of a video
-    ) -> dict: # pairs uint8 (m,2,t,h,w,3), starts (first frame of each pair), label, index
+    ) -> dict|VideoError: # pairs uint8 (m,2,t,h,w,3), starts (first frame of each pair), label, index
         "Read the clip pairs of video `i`."
-        pairs, starts = read_clip_pairs(self.videos[i].path, self.clip, self.n_clips, self.reader)
+        try: pairs, starts = read_clip_pairs(self.videos[i].path, self.clip, self.n_clips, self.reader)
+        except VideoError as e: return e
         return {'pairs': pairs, 'starts': starts, 'label': self.videos[i].label, 'index': i}

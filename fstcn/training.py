@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .datasets import Video
 from .model import FstCN
-from .sampling import ClipPairDataset, EpochSampler, Reader, VideoReader, network_input
+from .sampling import ClipPairDataset, EpochSampler, Reader, VideoReader, collate_pairs, network_input
 
 # %% ../nbs/11_training.ipynb #db6a4376
 @dataclass(frozen=True)
@@ -37,8 +37,10 @@ class TrainConfig:
     warmup:float = .03 # share of all steps over which the learning rate rises to `lr`
     seed:int = 0 # of weights, order, clips, crops, flips and dropout
     workers:int = 2 # processes that read and crop
+    on_error:str = 'raise' # for a video that cannot be read: 'raise', or 'skip' and count
 
     def __post_init__(self):
+        if self.on_error not in ('raise', 'skip'): raise ValueError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
         if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0: raise ValueError(f'epochs, batch_size and lr must be positive: {self}')
 
     def lr_factor(self,
@@ -63,39 +65,49 @@ def make_optimizer(
 class TrainingError(Exception):
     "Training that cannot go on: what happened, and with which videos."
 
+def _finite(loss, batch, data, scheduler):
+    "The loss, if it is a number."
+    if loss.isfinite(): return loss
+    names = ', '.join(str(data.videos[i].path) for i in batch['index'])
+    raise TrainingError(f'the loss is {loss.item()} at learning rate {scheduler.get_last_lr()[0]:.2g}: lower it, or look at these videos: {names}')
+
+# %% ../nbs/11_training.ipynb #ad4e14cc
 def train_epoch(
     model:FstCN, # network, already on its device
     loader:DataLoader, # batches of `ClipPairDataset`
     optimizer:torch.optim.Optimizer, # updates the network
     scheduler:LambdaLR, # stepped after every batch
+    on_error:str, # 'raise' or 'skip', see `TrainConfig`
     bar:tqdm, # progress bar, advanced by a step each batch
-) -> dict[str,float]: # loss and accuracy over the epoch's clip pairs, clips a second, share of time spent waiting for data
-    "One pass over the training videos. Raises `TrainingError` when the loss is not finite."
+) -> dict[str,float]: # loss and accuracy of the epoch's clip pairs, clips a second, share of time spent waiting for data, short and skipped videos
+    "One pass over the training videos. Raises `TrainingError` when the loss is not finite, `VideoError` for a video that cannot be read."
     model.train()
     device = next(model.parameters()).device
-    n = loss_sum = right = waited = 0
+    n = loss_sum = right = waited = short = skipped = 0
     begun = since = time.perf_counter()
     for batch in loader:
         waited += time.perf_counter() - since
-        label = batch['label'].to(device)
-        logits = model(*network_input(batch['pair'].to(device), batch['rgb_index'].to(device)))
-        loss = F.cross_entropy(logits, label)
-        if not loss.isfinite():
-            names = ', '.join(str(loader.dataset.videos[i].path) for i in batch['index'])
-            raise TrainingError(f'the loss is {loss.item()} at learning rate {scheduler.get_last_lr()[0]:.2g}: lower it, or look at these videos: {names}')
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        n += len(label)
-        loss_sum += loss.item()*len(label)
-        right += (logits.argmax(1) == label).sum().item()
+        if batch['errors'] and on_error == 'raise': raise batch['errors'][0]
+        skipped += len(batch['errors'])
+        if 'pair' in batch:
+            label = batch['label'].to(device)
+            logits = model(*network_input(batch['pair'].to(device), batch['rgb_index'].to(device)))
+            loss = _finite(F.cross_entropy(logits, label), batch, loader.dataset, scheduler)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            n += len(label)
+            loss_sum += loss.item()*len(label)
+            right += (logits.argmax(1) == label).sum().item()
+            short += batch['short'].sum().item()
         bar.update()
         since = time.perf_counter()
+    if not n: raise TrainingError(f'none of the {len(loader.dataset)} videos could be read')
     seconds = since - begun
-    return {'loss': loss_sum/n, 'accuracy': right/n, 'clips_per_s': n/seconds, 'waiting': waited/seconds}
+    return {'loss': loss_sum/n, 'accuracy': right/n, 'clips_per_s': n/seconds, 'waiting': waited/seconds, 'short': short, 'skipped': skipped}
 
-# %% ../nbs/11_training.ipynb #ad4e14cc
+# %% ../nbs/11_training.ipynb #6cc7b282
 def train(
     model:FstCN, # network, changed in place
     videos:Sequence[Video], # training videos
@@ -104,14 +116,14 @@ def train(
     out:str|Path|None=None, # folder for `history.csv` and `train.json`; None writes nothing
     device:str|torch.device|None=None, # where to run; None: a GPU if there is one
     progress:bool=True, # show a progress bar, on a terminal
-) -> list[dict]: # one row per epoch: epoch, lr, loss, accuracy, clips_per_s, waiting
+) -> list[dict]: # one row per epoch: epoch, lr, and what `train_epoch` gives
     "Train a network on random clip pairs, Sec. 2.3. Raises `VideoError` for an unreadable video, `TrainingError` when the loss is not finite."
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     torch.manual_seed(config.seed)
     model.to(device, memory_format=torch.channels_last)
     data = ClipPairDataset(videos, model.config.crop_size, model.config.clip, reader or VideoReader(model.config.short_side), config.seed)
     sampler = EpochSampler(len(data), config.seed)
-    loader = DataLoader(data, min(config.batch_size, len(data)), sampler=sampler, num_workers=config.workers, drop_last=True,
+    loader = DataLoader(data, config.batch_size, sampler=sampler, num_workers=config.workers, collate_fn=collate_pairs,
                         pin_memory=device.type == 'cuda', persistent_workers=config.workers > 0,
                         generator=torch.Generator())  # of its own, or loading would draw from dropout's random numbers
     optimizer = make_optimizer(model, config)
@@ -121,13 +133,14 @@ def train(
     with tqdm(total=steps, desc='training', unit='step', disable=None if progress else True) as bar:
         for epoch in range(config.epochs):
             sampler.set_epoch(epoch)
-            row = {'epoch': epoch, 'lr': scheduler.get_last_lr()[0], **train_epoch(model, loader, optimizer, scheduler, bar)}
+            row = {'epoch': epoch, 'lr': scheduler.get_last_lr()[0], **train_epoch(model, loader, optimizer, scheduler, config.on_error, bar)}
             history.append(row)
             bar.set_postfix(epoch=f'{epoch + 1}/{config.epochs}', loss=f'{row["loss"]:.3f}', accuracy=f'{row["accuracy"]:.1%}')
             if out is not None: write_history(out, history, config)
     model.eval()
     return history
 
+# %% ../nbs/11_training.ipynb #c5df60a0
 def write_history(
     out:str|Path, # folder, made if missing
     history:list[dict], # rows of `train`

@@ -66,7 +66,7 @@ def _stream(out, codec, fps, shape, quality, gop, b_frames, pix_fmt, options):
         ctx.qmin = ctx.qmax = 4 if quality is None else quality
         if out.format.name == 'avi': ctx.codec_tag = 'XVID'
     else: options = {'crf': 20 if quality is None else quality} | options
-    if codec == 'libx264': options = {'x264-params': 'threads=1:lookahead-threads=1:sync-lookahead=0'} | options     # or it differs from run to run
+    if codec == 'libx264': options = {'x264-params': 'mbtree=0'} | options      # with it the bytes differ from run to run
     ctx.options = {k: str(v) for k, v in options.items()}
     return stream
 

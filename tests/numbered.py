@@ -85,10 +85,11 @@ def forever(path):
     while True: pass
 
 
-def read_in_child(queue, path, indices):
-    "Send what a child process reads."
+def read_in_child(queue, cache, path, indices):
+    "Send what a child process reads, without and with the cache it was handed."
     from fstcn.video import read_frames
     queue.put(numbers(read_frames(path, indices)))
+    queue.put(numbers(cache.read_frames(path, indices)))
 
 
 def fill_cache(root, paths, max_bytes, short_side):
@@ -97,8 +98,3 @@ def fill_cache(root, paths, max_bytes, short_side):
     cache = FrameCache(root, short_side, max_bytes)
     while True:
         for p in paths: cache.read_frames(p, [0])
-
-
-def read_cached(queue, cache, path, indices):
-    "Send what a child process reads through the cache it was handed."
-    queue.put(numbers(cache.read_frames(path, indices)))

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from numbered import fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_cached, read_in_child, write_numbered
+from numbered import fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_in_child, write_numbered
 
 from fstcn import video
 from fstcn.video import FrameCache, Guard, VideoError, probe_video, read_frames, write_video
@@ -34,7 +34,7 @@ FILES |= {f'packed_b{b}_g{g}.avi': (dict(pack=f'mpeg4_b{b}_g{g}.avi'), False) fo
 FILES |= {
     'mpeg4_b2.mkv': (dict(gop=30, b_frames=2), True), 'h264_b3.mkv': (dict(H264, gop=30, b_frames=3), True),
     'h264_b3.avi': (dict(H264, gop=30, b_frames=3), False), 'hevc_b3.mp4': (dict(codec='libx265', gop=30, b_frames=3), True),
-    'mjpeg.avi': (dict(codec='mjpeg'), False),
+    'mjpeg.avi': (dict(codec='mjpeg'), False), 'empty_chunks.avi': (dict(n=60, times=[80*i for i in range(60)]), False),
     'open_gop.mp4': (dict(H264, gop=30, b_frames=3, options={'x264-params': 'open-gop=1:b-pyramid=2'}), True),
     'pyramid.mp4': (dict(H264, gop=40, b_frames=6, options={'preset': 'medium', 'x264-params': 'b-pyramid=2:ref=6'}), True),
     'intra_refresh.mp4': (dict(H264, gop=30, options={'x264-params': 'intra-refresh=1'}), True),
@@ -154,13 +154,14 @@ def damaged(path, target, how):
 def test_damage_never_gives_a_wrong_frame(numbered, tmp_path, name, how):
     path = damaged(numbered(name), tmp_path/name, how)
     first_touch = {}
-    for i in (0, 30, 60, 90, 119):
+    for i in (0, 20, 40, 50, 60, 70, 80, 90, 100, 119):
         video._memory(path).clear()
         try: first_touch[i] = numbers(read_frames(path, [i]))
         except ValueError: pass
     info = probe_video(path)
     assert 20 < info.n_frames < 120 and (info.damage or path.suffix == '.mkv')          # Matroska may just end
-    assert numbers(read_frames(path, range(info.n_frames))) == list(range(info.n_frames))
+    sure = info.n_frames - (3 if path.suffix == '.mkv' else 0)          # ... and the pictures that waited for what is cut off come last
+    assert numbers(read_frames(path, range(sure))) == list(range(sure))
     with pytest.raises(ValueError, match=f'has {info.n_frames} frames'): read_frames(path, [info.n_frames])
     assert all(got == [i] for i, got in first_touch.items()), first_touch
 
@@ -255,14 +256,14 @@ def test_nothing_is_printed_about_damage(numbered, tmp_path):
 
 
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
-def test_reading_in_a_worker_after_the_parent_has_read(numbered, method):
+def test_reading_in_a_worker_after_the_parent_has_read(numbered, tmp_path, method):
     if method not in multiprocessing.get_all_start_methods(): pytest.skip('not on this system')
     path, context = numbered('h264_b3_g50.mp4'), multiprocessing.get_context(method)
     assert numbers(read_frames(path, [100, 5])) == [100, 5]
     queue = context.Queue()
-    child = context.Process(target=read_in_child, args=(queue, path, [119, 60, 3]))
+    child = context.Process(target=read_in_child, args=(queue, FrameCache(tmp_path), path, [119, 60, 3]))
     child.start()
-    assert queue.get(timeout=300) == [119, 60, 3]
+    assert [queue.get(timeout=300), queue.get(timeout=300)] == [[119, 60, 3]]*2
     child.join()
 
 
@@ -277,10 +278,10 @@ def test_guard_ends_what_does_not_end(numbered):
         assert guard(eval, 'os.getpid()') == child                             # the same process serves the next call
         with pytest.raises(ValueError, match='negative'): guard(read_frames, path, [-1])
         with pytest.raises(VideoError, match='does not exist'): guard(probe_video, path.with_name('gone.avi'))
-        with pytest.raises(VideoError, match='killed the process'): guard(eval, 'os._exit(3)')
         with ThreadPoolExecutor(2) as pool: assert [i.n_frames for i in pool.map(lambda p: guard(probe_video, p), [path]*6)] == [120]*6
+        with pytest.raises(VideoError, match='killed the process'): guard(eval, 'os._exit(3)')
         children = [process for process, _ in guard._idle]
-        assert 1 <= len(children) <= 2
+        assert len(children) <= 1
     assert not any(process.is_alive() for process in children)
 
 
@@ -328,11 +329,6 @@ def test_cache_under_several_processes_and_a_kill(numbered, tmp_path):
     for f in root.glob('*.npy'): assert len(np.load(f)) in (2, 120)                     # whole or not there
     cache = FrameCache(root, 64)
     for p in paths: assert torch.equal(cache.read_frames(p, [1, 0]), read_frames(p, [1, 0], 64))
-    queue = context.Queue()
-    child = context.Process(target=read_cached, args=(queue, FrameCache(root), numbered('odd.avi'), [9, 100]))
-    child.start()
-    assert queue.get(timeout=300) == [9, 100]
-    child.join()
 
 
 def test_abandoned_parts_are_removed(tmp_path):
