@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'DEMO', 'Data', 'Split', 'Seed', 'Workers', 'Device', 'Clips', 'Checkpoint', 'Timeout', 'main', 'synth',
-           'check', 'train', 'evaluate', 'predict', 'demo']
+           'check', 'train', 'evaluate', 'predict', 'bench', 'demo']
 
 # %% ../nbs/15_cli.ipynb #d6fa6a34
 import json
@@ -98,11 +98,11 @@ def _settings(**given):
     "Keyword arguments that were given, so that defaults stand in one place."
     return {k: v for k, v in given.items() if v is not None}
 
-def _reader(config, cache):
+def _reader(config, cache, backend='auto'):
     "Reads through a cache of decoded frames if a folder is given."
     from fstcn.sampling import VideoReader
     from fstcn.video import FrameCache
-    return VideoReader(config.short_side) if cache is None else FrameCache(cache, config.short_side)
+    return VideoReader(config.short_side, backend) if cache is None else FrameCache(cache, config.short_side)
 
 def _existing(checkpoint):
     "The checkpoint's path; says what to do where the default is not there."
@@ -122,6 +122,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help='Clip pairs of a step. Default: 32.')] = None,
     lr: Annotated[float | None, typer.Option(help='Learning rate at the start. Default: 0.01.')] = None,
     cache: Annotated[Path | None, typer.Option(help='Folder that keeps decoded frames between epochs and runs: much faster, and large.')] = None,
+    backend: Annotated[str, typer.Option(help="What decodes video without a cache: 'auto' and 'pyav' are exact; 'decord', 'torchcodec'.")] = 'auto',
     clips: Clips = 5,
     workers: Workers = 2,
     on_error: Annotated[str, typer.Option(help="What to do with a training video that cannot be read: 'raise' or 'skip'.")] = 'raise',
@@ -139,7 +140,7 @@ def train(
     epochs = epochs or max(60, -(-18000//max(1, len(videos.train))))  # a few videos need more passes to make as many steps
     settings = TrainConfig(epochs, seed=seed, workers=workers, on_error=on_error, **_settings(batch_size=batch_size, lr=lr))
     typer.echo(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, {len(videos.classes)} classes')
-    record = run_experiment(videos, config, settings, out, f'{data.name}, split {split}', _reader(config, cache), clips, device)
+    record = run_experiment(videos, config, settings, out, f'{data.name}, split {split}', _reader(config, cache, backend), clips, device)
     if videos.test: typer.echo(_table(record))
     typer.echo(f'everything is in {out}; next: fstcn predict VIDEO --checkpoint {out/"model.safetensors"}')
 
@@ -195,6 +196,20 @@ def predict(
     if as_json: typer.echo(json.dumps({'video': str(video), 'checkpoint': str(checkpoint), 'fusion': fusion, 'labels': got.labels, 'probs': got.probs}))
     else:
         for label, p in zip(got.labels, got.probs, strict=True): typer.echo(f'{100*p:6.1f} %  {label}')
+
+# %% ../nbs/15_cli.ipynb #7a6118ec
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="'reading': one clip pair against decord and PyAV; 'loading': an epoch, workers and cache.")],
+    record: Annotated[Path | None, typer.Option(help='Also write the record to this file.')] = None,
+) -> None:
+    "Measure this machine, rivals side by side, in a few minutes."
+    from fstcn import bench as benchmarks
+    from fstcn.experiments import write_record
+    if what not in ('reading', 'loading'): raise ValueError(f"there is no benchmark {what!r}: choose 'reading' or 'loading'")
+    got = getattr(benchmarks, f'bench_{what}')()
+    if record: write_record(record, got)
+    typer.echo(json.dumps(got, indent=1))
 
 # %% ../nbs/15_cli.ipynb #7f5cd3ad
 @app.command()

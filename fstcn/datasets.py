@@ -509,6 +509,6 @@ def check_videos(
     pool = ThreadPoolExecutor(workers)
     with Guard(timeout) as guard:
         answers = pool.map(lambda p: _examine(p, guard), paths)
-        try: rows = list(tqdm(answers, total=len(paths), desc='checking', unit='video', disable=not progress))
+        try: rows = list(tqdm(answers, total=len(paths), desc='checking', unit='video', disable=None if progress else True))
         finally: pool.shutdown(wait=False, cancel_futures=True)
     return _table(paths, rows, clip_span)

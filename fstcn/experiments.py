@@ -80,7 +80,8 @@ def run_experiment(
     model = FstCN(config)
     history = train(model, split.train, settings, reader, out, device, progress)
     record = {'data': {'name': name, 'classes': len(split.classes), 'train': len(split.train), 'test': len(split.test), 'checksum': checksum(split)},
-              'config': asdict(config), 'train': asdict(settings), 'seed': settings.seed, 'n_clips': n_clips,
+              'config': asdict(config), 'train': asdict(settings), 'seed': settings.seed, 'n_clips': n_clips, 'backend': getattr(reader, 'backend', 'frame cache') if reader else 'auto',
+              'short_videos': history[-1]['short'], 'skipped_videos': history[-1]['skipped'],
               'parameters': sum(p.numel() for p in model.parameters()), 'minutes': {'training': (time.perf_counter() - begun)/60},
               'training_accuracy': history[-1]['accuracy'], 'clips_per_s': sum(r['clips_per_s'] for r in history)/len(history)}
     save_checkpoint(out/'model.safetensors', model, split.classes, **record)

@@ -20,7 +20,7 @@ from .datasets import Video
 from .fusion import FUSIONS
 from .model import FstCN, load_checkpoint
 from .sampling import Reader, TestClips, VideoReader, crop_views, network_input, read_clip_pairs
-from .video import Guard, VideoError, _resized as resize_frame
+from .video import Guard, VideoError, resize_frame
 
 # %% ../nbs/10_inference.ipynb #4d05be2f
 @torch.inference_mode()
@@ -117,7 +117,7 @@ class Scores:
         path:str|Path, # file to write, `.npz`
     ) -> None:
         "Write all into one NumPy archive."
-        np.savez_compressed(path, probs=self.probs.numpy(), labels=self.labels.numpy(), names=np.array(self.names), classes=np.array(self.classes))
+        np.savez_compressed(path, **{k: np.asarray(v) for k, v in vars(self).items()})
 
     @classmethod
     def load(cls,
@@ -125,7 +125,7 @@ class Scores:
     ) -> 'Scores': # what was saved
         "Read an archive back."
         with np.load(path, allow_pickle=False) as z:
-            return cls(torch.from_numpy(z['probs']), torch.from_numpy(z['labels']), tuple(z['names'].tolist()), tuple(z['classes'].tolist()))
+            return cls(*(torch.from_numpy(z[k]) for k in ('probs', 'labels')), *(tuple(z[k].tolist()) for k in ('names', 'classes')))
 
     def fused(self,
         fusion:str='sci', # 'sci', 'average' or 'single'
@@ -150,8 +150,8 @@ class Scores:
         fusion:str='sci', # 'sci', 'average' or 'single'
     ) -> Tensor: # counts (n,n): true class by predicted class
         "Confusion matrix."
-        n = len(self.classes)
-        return torch.bincount(self.labels*n + self.predictions(fusion), minlength=n*n).view(n, n)
+        pair = self.labels*len(self.classes) + self.predictions(fusion)
+        return torch.bincount(pair, minlength=len(self.classes)**2).view(-1, len(self.classes))
 
 # %% ../nbs/10_inference.ipynb #b1e9d9b4
 def score_videos(

@@ -186,6 +186,7 @@ class ClipPairDataset(Dataset):
         pair = random_crop(frames, self.crop_size, rng).contiguous().unflatten(0, wanted.shape)
         return {'pair': pair, 'rgb_index': int(rng.integers(self.clip.n_frames)), 'label': video.label, 'index': i, 'short': n < self.clip.span}
 
+# %% ../nbs/04_sampling.ipynb #d1ce50f6
 class EpochSampler(Sampler):
     "Yields (epoch, index) for every index once, in an order that depends on (seed, epoch) alone."
     def __init__(self,

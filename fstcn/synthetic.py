@@ -542,7 +542,7 @@ def _run(
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
         workers = cores if len(jobs) >= 100 else 1
-    bar = dict(total=len(jobs), desc='writing videos', unit='video', disable=not progress)
+    bar = dict(total=len(jobs), desc='writing videos', unit='video', disable=None if progress else True)
     if workers <= 1 or len(jobs) < 2:
         for _ in tqdm(map(_write_one, jobs), **bar): pass
         return

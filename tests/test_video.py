@@ -134,8 +134,25 @@ def test_hidden_first_frames(tmp_path, numbered):
             p.dts -= 20*p.duration
             p.stream = copy
             out.mux(p)
+    assert numbers(read_frames(tmp_path/'cut.mp4', [50])) == [70]                        # before anything is known
     assert probe_video(tmp_path/'cut.mp4').n_frames == 100
     assert numbers(read_frames(tmp_path/'cut.mp4', [0, 50, 99])) == [20, 70, 119]
+
+
+def test_a_file_that_begins_in_the_middle(tmp_path, numbered):
+    "Its first pictures refer to some that are not there: whatever is decodable of it, jumps and decoding forward agree."
+    for name, start in (('mpeg4_b0_g50.avi', 5), ('mpeg4_b2_g50.avi', 52), ('mpeg4_b2_g50.avi', 53)):
+        path = tmp_path/f'{start}.avi'
+        with av.open(str(numbered(name))) as inp, av.open(str(path), 'w') as out:
+            copy = out.add_stream_from_template(inp.streams.video[0])
+            for t, p in enumerate(p for i, p in enumerate(inp.demux(video=0)) if p.size and i >= start):
+                p.pts = p.dts = t
+                p.stream = copy
+                out.mux(p)
+        every = read_frames(path, range(probe_video(path).n_frames), backend='pyav')
+        for idx in index_lists(len(every)):
+            video._memory(path).clear()
+            assert torch.equal(read_frames(path, idx), every[idx])
 
 
 def damaged(path, target, how):
@@ -149,8 +166,11 @@ def damaged(path, target, how):
     return target
 
 
-@pytest.mark.parametrize('how', ['cut', 'zeros in the middle', 'zeros at the end', 'noise'])
-@pytest.mark.parametrize('name', ['mpeg4_b0_g12.avi', 'mpeg4_b2_g50.avi', 'mpeg4_b2_g250.avi', 'packed_b2_g50.avi', 'h264_b3.mkv'])
+DAMAGE = [(name, how) for name in ('mpeg4_b0_g12.avi', 'mpeg4_b2_g50.avi', 'mpeg4_b2_g250.avi', 'packed_b2_g50.avi', 'h264_b3.mkv')
+          for how in ('cut', 'zeros in the middle', 'zeros at the end', 'noise')] + [('h264_b0_g12.mp4', 'noise'), ('h264_b3_g50.mp4', 'noise')]
+
+
+@pytest.mark.parametrize('name,how', DAMAGE)
 def test_damage_never_gives_a_wrong_frame(numbered, tmp_path, name, how):
     path = damaged(numbered(name), tmp_path/name, how)
     first_touch = {}
@@ -162,6 +182,7 @@ def test_damage_never_gives_a_wrong_frame(numbered, tmp_path, name, how):
     assert 20 < info.n_frames < 120 and (info.damage or path.suffix == '.mkv')          # Matroska may just end
     sure = info.n_frames - (3 if path.suffix == '.mkv' else 0)          # ... and the pictures that waited for what is cut off come last
     assert numbers(read_frames(path, range(sure))) == list(range(sure))
+    assert torch.equal(read_frames(path, range(sure)), read_frames(numbered(name), range(sure)))         # not painted over either
     with pytest.raises(ValueError, match=f'has {info.n_frames} frames'): read_frames(path, [info.n_frames])
     assert all(got == [i] for i, got in first_touch.items()), first_touch
 
@@ -374,7 +395,7 @@ def test_names_that_break_other_tools(tmp_path):
     here = os.getcwd()
     try:
         os.chdir(tmp_path)
-        assert numbers(read_frames('-a(1)[2]!#&+;~@.avi', [1])) == [1]
+        for name in ('-a(1)[2]!#&+;~@.avi', 'http:x.avi', 'concat:a|b.avi'): assert numbers(read_frames(name, [1])) == [1]
         assert write_video('http:y.avi', np.zeros((1, 32, 32, 3), np.uint8)).exists()
     finally: os.chdir(here)
 
@@ -392,12 +413,22 @@ def test_tags_that_are_not_utf8(tmp_path):
     assert probe_video(path).n_frames == 1
 
 
+def test_a_size_that_changes(tmp_path):
+    "A stream glued from two: its frames cannot be one tensor, unless they are not asked for together."
+    parts = [write_numbered(tmp_path/f'{h}.mjpeg', n=20, size=(h, 160), codec='mjpeg') for h in (96, 112)]
+    (tmp_path/'both.mjpeg').write_bytes(b''.join(p.read_bytes() for p in parts))
+    assert numbers(read_frames(tmp_path/'both.mjpeg', [3, 5])) == [3, 5] and numbers(read_frames(tmp_path/'both.mjpeg', [25])) == [5]
+    with pytest.raises(VideoError, match='another size'): read_frames(tmp_path/'both.mjpeg', [3, 25])
+
+
 @pytest.mark.skipif(not DATA.exists(), reason='the real videos are not here')
-def test_real_videos():
+def test_real_videos(tmp_path):
     for path, n in (('ucf101_samples/v_ApplyEyeMakeup_g01_c01.avi', 164), ('ucf101_samples/v_BaseballPitch_g01_c01.avi', 107),
                     ('ut_interaction/segmented_set1/0_1_4.avi', 108)):
         path = DATA/path
         assert probe_video(path).n_frames == n and not probe_video(path).damage
         every = read_frames(path, range(n), backend='pyav')
         for idx in index_lists(n): assert torch.equal(read_frames(path, idx), every[idx])
+        cut = damaged(path, tmp_path/path.name, 'cut')
+        assert n//3 < (m := probe_video(cut).n_frames) < n and torch.equal(read_frames(cut, range(m)), every[:m])
     with av.open(str(path)) as c: assert c.streams.video[0].frames == n + 2              # the header counts two more
