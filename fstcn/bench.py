@@ -107,8 +107,8 @@ def _epoch_seconds(videos:Sequence[Video], reader:Reader, workers:int, repeats:i
         times.append(time.perf_counter() - begun)
     return min(times[1:])
 
-def _reading_share(videos:Sequence[Video], reader:Reader) -> float:
-    "Share of an epoch's time, in this process, that is not spent inside the reader."
+def _overhead(videos:Sequence[Video], reader:Reader, crop_size:int, epochs:int=5) -> float:
+    "Time outside the reader over time inside it, for epochs of samples and batches in this process."
     class Timed:
         spent = 0.
         def __getattr__(self, name):
@@ -117,10 +117,10 @@ def _reading_share(videos:Sequence[Video], reader:Reader) -> float:
                 try: return getattr(reader, name)(*args)
                 finally: Timed.spent += time.perf_counter() - begun
             return call
-    _epoch_seconds(videos, reader, 0, 1)  # counts frames, which is done once
-    data = ClipPairDataset(videos, 108, reader=Timed())
+    for v in videos: reader.n_frames(v.path)  # counted once, and not here
+    data = ClipPairDataset(videos, crop_size, reader=Timed())
     begun = time.perf_counter()
-    for batch in range(0, len(videos), 32): collate_pairs([data[1, i] for i in range(batch, min(batch + 32, len(videos)))])
+    for epoch in range(epochs): collate_pairs([data[epoch, i] for i in range(len(videos))])
     whole = time.perf_counter() - begun
     return (whole - Timed.spent)/Timed.spent
 
@@ -154,7 +154,8 @@ def bench_loading(
         torch.set_num_threads(1)  # as in worker processes
         seconds = {'no cache, this process': _epoch_seconds(videos, plain, 0), 'no cache, 1 worker': _epoch_seconds(videos, plain, 1),
                    'no cache, 2 workers': _epoch_seconds(videos, plain, 2), 'warm cache, this process': _epoch_seconds(videos, cached, 0)}
-        overhead = _reading_share(videos, plain)
+        scenes = [Video(write_video(Path(folder)/f'{i}.avi', _scene(n, seed=i)), 0) for i, n in enumerate((60, 120, 180, 240)*4)]
+        overhead = {'embedded data set, 120 x 160': _overhead(videos, plain, 108), 'scenes of 240 x 320': _overhead(scenes, plain, 204)}
         torch.set_num_threads(threads)
     s = seconds
     ratios = {'two workers over one': s['no cache, 1 worker']/s['no cache, 2 workers'], 'warm cache over none': s['no cache, this process']/s['warm cache, this process']}

@@ -183,7 +183,7 @@ class ClipPairDataset(Dataset):
         n = self.reader.n_frames(video.path)
         wanted = self.clip.frames(int(rng.integers(self.clip.n_starts(n))), n)
         frames = self.reader.read_frames(video.path, wanted.ravel().tolist())
-        pair = random_crop(frames, self.crop_size, rng).contiguous().unflatten(0, wanted.shape)
+        pair = random_crop(frames, self.crop_size, rng).unflatten(0, wanted.shape)  # a view: the batch makes the copy
         return {'pair': pair, 'rgb_index': int(rng.integers(self.clip.n_frames)), 'label': video.label, 'index': i, 'short': n < self.clip.span}
 
 # %% ../nbs/04_sampling.ipynb #d1ce50f6
