@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def environment(
         try: versions[name] = version(name)
         except PackageNotFoundError: versions[name] = None
     name = torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
-    return {'versions': versions, 'commit': _commit(), 'device': name, 'date': datetime.now(timezone.utc).strftime('%Y-%m-%d')}
+    return {'versions': versions, 'commit': _commit(), 'device': name, 'date': datetime.now(UTC).strftime('%Y-%m-%d')}
 
 def _commit():
     "Commit of the checkout this file is in; None where there is none, or no git."

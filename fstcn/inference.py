@@ -124,8 +124,7 @@ class Scores:
         path:str|Path, # file written by `save`
     ) -> 'Scores': # what was saved
         "Read an archive back."
-        with np.load(path, allow_pickle=False) as z:
-            return cls(*(torch.from_numpy(z[k]) for k in ('probs', 'labels')), *(tuple(z[k].tolist()) for k in ('names', 'classes')))
+        with np.load(path, allow_pickle=False) as z: return cls(*(torch.from_numpy(z[k]) for k in ('probs', 'labels')), *(tuple(z[k].tolist()) for k in ('names', 'classes')))
 
     def fused(self,
         fusion:str='sci', # 'sci', 'average' or 'single'

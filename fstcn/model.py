@@ -57,8 +57,7 @@ class FstCNConfig:
     dropout:float = .5 # dropout of TCL and fully connected layers
 
     def __post_init__(self):
-        for f, value in vars(self).items():  # lists, as JSON gives them, become tuples
-            if isinstance(value, list): object.__setattr__(self, f, tuple(value))
+        vars(self).update({k: tuple(v) for k, v in vars(self).items() if isinstance(v, list)})  # JSON has lists for tuples
         _check_config(self)
 
     @property

@@ -432,6 +432,19 @@ def _decode_to(file, path, short_side, room):
     return True
 
 # %% ../nbs/01_video.ipynb #84f94492
+def _mapped(root, path, short_side, max_bytes):
+    "The memory map of a video's file in the cache, which is made if it is missing; None where there is no room."
+    file, part = _cache_file(root, path, short_side), root/f'{uuid.uuid4().hex}.part'
+    try: return np.load(file, mmap_mode='r')
+    except (OSError, ValueError): pass                       # not there, or spoiled
+    for old in root.glob(file.name.split('-')[0] + '-*.npy'): old.unlink(missing_ok=True)     # earlier versions
+    try:
+        if not _decode_to(part, path, short_side, max_bytes - _cache_size(root)) or _cache_size(root) > max_bytes: return None
+        os.replace(part, file)
+        return np.load(file, mmap_mode='r')
+    finally: part.unlink(missing_ok=True)
+
+# %% ../nbs/01_video.ipynb #d7f3170b
 class FrameCache:
     "Videos decoded once, at the working size, into memory-mapped files that any number of processes share."
     def __init__(self,
@@ -451,23 +464,12 @@ class FrameCache:
         known = self._maps.get(path)
         if known and known[0] == version: return known[1]
         if len(self._maps) > 1000: self._maps.clear()
-        frames = self._mapped(path)
+        frames = _mapped(self.root, path, self.short_side, self.max_bytes)
         if frames is not None: self._maps[path] = version, np.asarray(frames)
+        elif not self._warned:
+            warnings.warn(f'{self.root}: the frame cache is full ({self.max_bytes} bytes)', stacklevel=3)
+            self._warned = True
         return frames
-
-    def _mapped(self, path):
-        "The memory map of a video's file, which is made if it is missing."
-        file, part = _cache_file(self.root, path, self.short_side), self.root/f'{uuid.uuid4().hex}.part'
-        try: return np.load(file, mmap_mode='r')
-        except (OSError, ValueError): pass                   # not there, or spoiled
-        for old in self.root.glob(file.name.split('-')[0] + '-*.npy'): old.unlink(missing_ok=True)     # earlier versions
-        try:
-            if _decode_to(part, path, self.short_side, self.max_bytes - _cache_size(self.root)) and _cache_size(self.root) <= self.max_bytes:
-                os.replace(part, file)
-                return np.load(file, mmap_mode='r')
-        finally: part.unlink(missing_ok=True)
-        if not self._warned: warnings.warn(f'{self.root}: the frame cache is full ({self.max_bytes} bytes)', stacklevel=3)
-        self._warned = True
 
     def read_frames(self,
                     path:str|Path, # video file

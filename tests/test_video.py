@@ -86,14 +86,14 @@ def test_every_frame_is_the_one_asked_for(numbered, name):
 
 
 def test_jumps_are_taken(numbered, monkeypatch):
-    "Where the packets prove the order, nothing is decoded forward from the start."
+    "Where the packets prove the order and keyframes are fresh starts, nothing is decoded forward from the start."
     def forbidden(*a): raise AssertionError('decoded forward')
     for name, (_, proven) in FILES.items():
         path = numbered(name)
         with monkeypatch.context() as m:
             m.setattr(video, '_forward', forbidden)
             for idx in index_lists(n_written(name)):
-                if proven and name != 'intra_refresh.mp4': assert numbers(read_frames(path, idx)) == idx
+                if proven and name not in ('intra_refresh.mp4', 'open_gop.mp4'): assert numbers(read_frames(path, idx)) == idx
                 elif not proven:
                     with pytest.raises(AssertionError, match='decoded forward'): read_frames(path, idx)
 
@@ -323,8 +323,10 @@ def test_cache_follows_the_file(tmp_path):
     write_numbered(path, n=5, size=(96, 160), first=100)
     assert numbers(cache.read_frames(path, [4])) == [104]
     assert len(list((tmp_path/'cache').iterdir())) == 1        # the earlier version is gone
-    next((tmp_path/'cache').iterdir()).write_bytes(b'broken')
-    assert numbers(cache.read_frames(path, [4])) == [104]
+    (stored,) = (tmp_path/'cache').iterdir()
+    stored.unlink()                                            # never cut short in place: it may be mapped
+    stored.write_bytes(b'broken')
+    assert numbers(cache.read_frames(path, [4])) == numbers(FrameCache(tmp_path/'cache').read_frames(path, [4])) == [104]
     path.unlink()
     with pytest.raises(VideoError, match='does not exist'): cache.read_frames(path, [4])
 
