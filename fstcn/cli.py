@@ -9,6 +9,7 @@ __all__ = ['app', 'DEMO', 'Data', 'Split', 'Seed', 'Workers', 'Device', 'Clips',
 # %% ../nbs/15_cli.ipynb #d6fa6a34
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -102,6 +103,7 @@ def _reader(config, cache, backend='auto'):
     "Reads through a cache of decoded frames if a folder is given."
     from fstcn.sampling import VideoReader
     from fstcn.video import FrameCache
+    if cache is not None and backend != 'auto': raise ValueError('--cache decodes with its own exact reader: give --backend or --cache, not both')
     return VideoReader(config.short_side, backend) if cache is None else FrameCache(cache, config.short_side)
 
 def _existing(checkpoint):
@@ -139,9 +141,11 @@ def train(
     config = getattr(FstCNConfig, size)(len(videos.classes), path=path)
     epochs = epochs or max(60, -(-18000//max(1, len(videos.train))))  # a few videos need more passes to make as many steps
     settings = TrainConfig(epochs, seed=seed, workers=workers, on_error=on_error, **_settings(batch_size=batch_size, lr=lr))
+    reader = _reader(config, cache, backend)
     typer.echo(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, {len(videos.classes)} classes')
-    record = run_experiment(videos, config, settings, out, f'{data.name}, split {split}', _reader(config, cache, backend), clips, device)
-    if videos.test: typer.echo(_table(record))
+    record = run_experiment(videos, config, settings, out, f'{data.resolve().name}, split {split}', reader, clips, device)
+    typer.echo(_table(record) if videos.test else 'no videos to test on: nothing was scored')
+    if record['skipped_videos']: typer.echo(f'{record["skipped_videos"]} videos could not be read and were skipped in each epoch; `fstcn check` names them')
     typer.echo(f'everything is in {out}; next: fstcn predict VIDEO --checkpoint {out/"model.safetensors"}')
 
 # %% ../nbs/15_cli.ipynb #d25d9bb8
@@ -160,11 +164,12 @@ def evaluate(
     from fstcn.experiments import environment, save_scores, summarize, write_record
     from fstcn.inference import Recognizer, score_videos
     recognizer = Recognizer.load(_existing(checkpoint), device, n_clips=clips)
-    videos = load_split(data, split)
+    videos = load_split(data, split, seed=recognizer.info.get('seed', 0))  # the held-out part of training
+    if not videos.test: raise DatasetError(f'{data}: no test videos; one video of a class is not enough to hold any out')
     if videos.classes != recognizer.classes:
         raise DatasetError(f'{data}: its classes are not those of {checkpoint}: {", ".join(videos.classes[:5])}... against {", ".join(recognizer.classes[:5])}...')
     scores = score_videos(recognizer, videos.test, workers=workers)
-    record = {'data': {'name': f'{data.name}, split {split}', 'classes': len(videos.classes), 'test': len(videos.test), 'checksum': checksum(videos)},
+    record = {'data': {'name': f'{data.resolve().name}, split {split}', 'classes': len(videos.classes), 'test': len(videos.test), 'checksum': checksum(videos)},
               'checkpoint': checkpoint.name, 'n_clips': clips, **summarize(scores), **environment(recognizer.device)}
     typer.echo(_table(record))
     if out:
@@ -189,7 +194,7 @@ def predict(
     from fstcn.video import Guard
     with Guard(timeout) as guard:
         recognizer = Recognizer.load(_existing(checkpoint), device, n_clips=clips, fusion=fusion, guard=guard)
-        got = recognizer.predict(video, top)
+        got = recognizer.predict(video, top, return_views=False, progress=True)
     if as_json: typer.echo(json.dumps({'video': str(video), 'checkpoint': str(checkpoint), 'fusion': fusion, 'labels': got.labels, 'probs': got.probs}))
     else:
         for label, p in zip(got.labels, got.probs, strict=True): typer.echo(f'{100*p:6.1f} %  {label}')
@@ -204,7 +209,7 @@ def bench(
     from fstcn import bench as benchmarks
     from fstcn.experiments import write_record
     if what not in ('reading', 'loading'): raise ValueError(f"there is no benchmark {what!r}: choose 'reading' or 'loading'")
-    got = getattr(benchmarks, f'bench_{what}')()
+    got = benchmarks.bench_reading(progress=True) if what == 'reading' else benchmarks.bench_loading()
     if record: write_record(record, got)
     typer.echo(json.dumps(got, indent=1))
 
@@ -233,4 +238,4 @@ def demo(
     if record_to: write_record(record_to, record)
     typer.echo(f'3. recognized {len(split.test)} videos of the other actors, {record["n_clips"]} clip pairs x 18 views each')
     typer.echo(_table(record))
-    typer.echo(f'everything is in {out}: model.safetensors, record.json, curves.png, confusion.png, scores.npz\ntry next:\n  fstcn predict {split.test[0].path} --checkpoint {out/"model.safetensors"}')
+    typer.echo(f'everything is in {out}: model.safetensors, record.json, curves.png, confusion.png, scores.npz\ntry next:\n  fstcn predict {shlex.quote(str(split.test[0].path))} --checkpoint {shlex.quote(str(out/"model.safetensors"))}')

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .datasets import Video
 from .fusion import FUSIONS
-from .model import FstCN, load_checkpoint
+from .model import FstCN, load_checkpoint, usable_device
 from .sampling import Reader, TestClips, VideoReader, crop_views, network_input, read_clip_pairs
 from .video import Guard, VideoError, resize_frame
 
@@ -28,12 +28,13 @@ def view_probabilities(
     model:FstCN, # network in evaluation mode
     pairs:Tensor, # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3), on any device
     batch_size:int=18, # views that pass the network at once
+    progress:bool=False, # show a progress bar, on a terminal
 ) -> Tensor: # probabilities (m,18,n), float32 on the CPU; views in the order of `crop_views`
     "Class probabilities of every view of every clip pair, Sec. 2.4 and Fig. 3. Raises `ValueError` if the frames are smaller than the crop or the network is in training mode."
     if model.training: raise ValueError('the network is in training mode, where dropout is active: call model.eval()')
     config, device = model.config, next(model.parameters()).device
     probs = []
-    for pair in pairs:                                                                            # (2,t,h,w,3)
+    for pair in tqdm(pairs, 'recognizing', unit='clip pair', disable=None if progress else True, leave=False):   # (2,t,h,w,3)
         views = crop_views(pair.to(device).movedim(-1, -3), config.crop_size).movedim(-3, -1)     # (18,2,t,s,s,3)
         for chunk in views.split(batch_size):
             middle = torch.full((len(chunk),), config.n_frames//2, device=device)
@@ -62,7 +63,8 @@ class Recognizer:
     ):
         if fusion not in FUSIONS: raise ValueError(f'fusion must be one of {tuple(FUSIONS)}, got {fusion!r}')
         if n_clips < 1: raise ValueError(f'n_clips must be at least 1, got {n_clips}')
-        self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        if len(classes) != model.config.n_classes: raise ValueError(f'{len(classes)} class names for {model.config.n_classes} classes')
+        self.device = usable_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.classes, self.n_clips, self.fusion = tuple(classes), n_clips, fusion
         self.reader = VideoReader(model.config.short_side, guard=guard)
@@ -74,19 +76,23 @@ class Recognizer:
         **kwargs, # further arguments of `Recognizer`
     ) -> 'Recognizer': # ready to predict
         "Load a checkpoint. Raises `CheckpointError`."
-        model, classes, _ = load_checkpoint(checkpoint)
-        return cls(model, classes, device=device, **kwargs)
+        model, classes, info = load_checkpoint(checkpoint)
+        loaded = cls(model, classes, device=device, **kwargs)
+        loaded.info = info
+        return loaded
 
     def predict(self,
         video:str|Path|np.ndarray|Tensor, # path of a video file, or its frames uint8 (t,h,w,3) in RGB
         top_k:int=5, # how many classes to name
-        return_views:bool=False, # keep the probabilities of every view
+        return_views:bool=True, # keep the probabilities of every view
+        progress:bool=False, # show a progress bar, on a terminal
     ) -> Prediction: # the most probable classes
         "Recognize one video. Raises `VideoError` for an unreadable file, `ValueError` for frames of another shape."
+        if top_k < 1: raise ValueError(f'top_k must be at least 1, got {top_k}')
         reader = self.reader
         if not isinstance(video, str | Path): reader = _Frames(video, self.model.config.short_side)
         pairs, starts = read_clip_pairs(video, self.model.config.clip, self.n_clips, reader)
-        views = view_probabilities(self.model, pairs)
+        views = view_probabilities(self.model, pairs, progress=progress)
         score = FUSIONS[self.fusion](views)
         probs, order = (score/score.sum()).sort(descending=True)
         k = min(top_k, len(self.classes))
@@ -158,13 +164,19 @@ def score_videos(
     videos:Sequence[Video], # the test videos
     reader:Reader|None=None, # what reads frames; None: the recognizer's
     workers:int=0, # processes that read ahead
-    progress:bool=True, # show a progress bar
+    timeout:float=600., # seconds to wait for a video from a worker process
+    progress:bool=True, # show a progress bar, on a terminal
 ) -> Scores: # every view of every video
     "Probabilities of all views of all videos, in order; an unreadable video raises `VideoError`."
     plan = TestClips(videos, recognizer.model.config.clip, recognizer.n_clips, reader or recognizer.reader)
-    loader = DataLoader(plan, batch_size=None, num_workers=workers)
+    loader = DataLoader(plan, batch_size=None, num_workers=workers, timeout=timeout if workers else 0)
     probs = []
-    for item in tqdm(loader, 'scoring', unit='video', disable=None if progress else True, leave=False):
-        if isinstance(item, VideoError): raise item
-        probs.append(view_probabilities(recognizer.model, item['pairs']))
+    if not len(videos): raise ValueError('there are no videos to score')
+    try:
+        for item in tqdm(loader, 'scoring', unit='video', disable=None if progress else True, leave=False):
+            if isinstance(item, VideoError): raise item
+            probs.append(view_probabilities(recognizer.model, item['pairs']))
+    except RuntimeError as e:
+        if 'timed out' not in str(e): raise
+        raise VideoError(videos[len(probs)].path, f'reading it did not end within {timeout:g} s') from e
     return Scores(torch.stack(probs), torch.tensor([v.label for v in videos]), tuple(Path(v.path).name for v in videos), recognizer.classes)

@@ -19,18 +19,19 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from .datasets import Video
-from .video import Guard, VideoError, probe_video, read_frames
+from .video import BACKENDS, Guard, VideoError, probe_video, read_frames
 
 # %% ../nbs/04_sampling.ipynb #bde30c99
 @dataclass(frozen=True)
 class ClipSpec:
-    "How a clip pair is sampled in time, Sec. 2.2 and 3. Raises `ValueError` for values below 1."
+    "How a clip pair is sampled in time, Sec. 2.2 and 3. Raises `ValueError` for values below 1 and for a start outside the video."
     n_frames:int = 5 # frames of a clip, l_t
     stride:int = 5 # frames from one to the next, s_t
     dt:int = 9 # frames between the two whose difference is taken, d_t
 
     def __post_init__(self):
-        if min(self.n_frames, self.stride, self.dt) < 1: raise ValueError(f'n_frames, stride and dt must be at least 1: {self}')
+        if not all(isinstance(v, int) and v >= 1 for v in (self.n_frames, self.stride, self.dt)):
+            raise ValueError(f'n_frames, stride and dt must be whole numbers, at least 1: {self}')
 
     @property
     def span(self) -> int: # frames from the first to the last that a clip pair touches, both counted
@@ -48,6 +49,7 @@ class ClipSpec:
         n_video:int, # frames of the video; what lies past its end is replaced by its last frame
     ) -> np.ndarray: # frame numbers (2,t): the clip's, and those `dt` later
         "Frame numbers of the clip pair that starts at `start`."
+        if not 0 <= start < n_video: raise ValueError(f'a clip cannot start at frame {start} of a video of {n_video} frames')
         clip = start + self.stride*np.arange(self.n_frames)
         return np.minimum(np.stack([clip, clip + self.dt]), n_video - 1)
 
@@ -56,6 +58,7 @@ class ClipSpec:
         n_clips:int=5, # clip pairs M
     ) -> list[int]: # first frames of the clip pairs
         "Starts spread evenly from the first possible to the last, for testing; a single one in the middle."
+        if n_clips < 1: raise ValueError(f'n_clips must be at least 1, got {n_clips}')
         last = self.n_starts(n_video) - 1
         return [last//2] if n_clips == 1 else [round(i*last/(n_clips - 1)) for i in range(n_clips)]
 
@@ -64,14 +67,14 @@ def frame_difference(
     a:Tensor, # frames, any shape, uint8 or floating
     b:Tensor, # frames `dt` later, same shape and dtype
 ) -> Tensor: # |a - b|, same shape and dtype
-    "Absolute difference of frames, Eq. 4, safe for bytes. Raises `ValueError` where shapes or dtypes differ."
-    if a.shape != b.shape or a.dtype != b.dtype:
-        raise ValueError(f'frames to subtract must agree: {tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}')
+    "Absolute difference of frames, Eq. 4, safe for bytes. Raises `ValueError` where shapes or dtypes differ or could wrap around."
+    if a.shape != b.shape or a.dtype != b.dtype or not (a.dtype == torch.uint8 or a.is_floating_point()):
+        raise ValueError(f'frames to subtract must agree, and be uint8 or floating: {tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}')
     return torch.maximum(a, b) - torch.minimum(a, b)
 
 # %% ../nbs/04_sampling.ipynb #375fb981
 def _check_crop(h, w, size):
-    if size > min(h, w): raise ValueError(f'a crop of {size} x {size} does not fit into frames of {h} x {w} (height x width)')
+    if not 1 <= size <= min(h, w): raise ValueError(f'a crop of {size} x {size} does not fit into frames of {h} x {w} (height x width)')
 
 def random_crop(
     frames:Tensor, # frames (...,h,w,3)
@@ -115,6 +118,8 @@ def network_input(
     "Normalized RGB frame and difference clip, Eq. 4, from bytes. Raises `ValueError` for other shapes or types."
     if pairs.dtype != torch.uint8 or pairs.dim() != 6 or pairs.shape[1] != 2 or pairs.shape[-1] != 3:
         raise ValueError(f'clip pairs must be uint8 (b,2,t,h,w,3), got {pairs.dtype} {tuple(pairs.shape)}')
+    if tuple(rgb_index.shape) != (len(pairs),) or not ((0 <= rgb_index) & (rgb_index < pairs.shape[2])).all():
+        raise ValueError(f'rgb_index must name one of {pairs.shape[2]} frames for each of {len(pairs)} pairs, got {rgb_index.tolist()}')
     scale = 1/(255*torch.tensor(IMAGENET_STD, dtype=dtype, device=pairs.device))
     mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=pairs.device)*255
     clip, later = pairs.unbind(1)                                   # (b,t,h,w,3) each
@@ -137,10 +142,13 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class VideoReader:
-    "Reads frames from the video file each time; opens nothing before it is asked, so it may cross to worker processes."
+    "Reads frames from the video file each time; opens nothing before it is asked, so it may cross to worker processes. Raises `ValueError` for an unknown backend."
     short_side:int|None = None # height or width, whichever is shorter, that frames are resized to, pixels; None keeps the file's
     backend:str = 'auto' # see `read_frames`
     guard:Guard|None = None # child processes to decode in, under a time limit: for unknown files
+
+    def __post_init__(self):
+        if self.backend not in BACKENDS: raise ValueError(f'unknown backend {self.backend!r}: use one of {", ".join(BACKENDS)}')
 
     def _call(self, fn, *args): return fn(*args) if self.guard is None else self.guard(fn, *args)
 

@@ -58,7 +58,8 @@ class LocalResponseNorm(nn.Module):
     def forward(self,
         x:Tensor, # activations (b,c,h,w)
     ) -> Tensor: # normalized activations (b,c,h,w), same dtype and memory format
-        "Divide every activation by a power of the energy in its channel window."
+        "Divide every activation by a power of the energy in its channel window. Raises `ValueError` for another number of axes."
+        if x.dim() != 4: raise ValueError(f'expected activations (b,c,h,w), got {tuple(x.shape)}')
         return _LRN.apply(x, self.size, self.alpha, self.beta, self.k)
 
     def extra_repr(self): return f'{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}'

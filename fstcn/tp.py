@@ -16,7 +16,8 @@ class TPOperator(nn.Module):
         out_channels:int|None=None, # feature channels f' of the output; `channels` if None, as in Sec. 2.5
     ):
         super().__init__()
-        self.weight = nn.Parameter(Tensor(channels, out_channels or channels))  # P, (c,c')
+        if channels < 1 or (out_channels is not None and out_channels < 1): raise ValueError(f'channels must be at least 1, got {channels} and {out_channels}')
+        self.weight = nn.Parameter(Tensor(channels, channels if out_channels is None else out_channels))  # P, (c,c')
         self.reset_parameters()
 
     def reset_parameters(self) -> None: # P is changed in place
@@ -27,8 +28,8 @@ class TPOperator(nn.Module):
         x:Tensor, # feature maps of t frames (b,t,c,h,w)
     ) -> Tensor: # (b,h*w,t,c'): per position, a table of time by feature channel
         "Vectorize positions, bring time and channel last, mix the channels by P."
-        if x.shape[2] != self.weight.shape[0]:
-            raise ValueError(f'expected {self.weight.shape[0]} channels in (b,t,c,h,w), got {x.shape[2]} in {tuple(x.shape)}')
+        if x.dim() != 5 or x.shape[2] != self.weight.shape[0]:
+            raise ValueError(f'expected {self.weight.shape[0]} channels in (b,t,c,h,w), got {tuple(x.shape)}')
         x = x.flatten(3)            # (b, t, c, s)   vectorize
         x = x.permute(0, 3, 1, 2)   # (b, s, t, c)   rearrange
         return x @ self.weight      # (b, s, t, c')  permute
