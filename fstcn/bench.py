@@ -105,7 +105,7 @@ class _Forward(VideoReader):
     "PyAV decoding forward to the last frame wanted, as most data sets read: the floor that overhead is often compared with."
     def read_frames(self, path, indices): return torch.from_numpy(_pyav(path, indices))
 
-def _epoch_seconds(videos:Sequence[Video], reader:Reader, workers:int, repeats:int=3) -> float:
+def _epoch_seconds(videos:Sequence[Video], reader:Reader, workers:int, repeats:int=5) -> float:
     "Shortest time of an epoch over several; worker processes are started before the clock."
     sampler = EpochSampler(len(videos))
     loader = DataLoader(ClipPairDataset(videos, 108, reader=reader), 32, sampler=sampler, num_workers=workers, collate_fn=collate_pairs, persistent_workers=workers > 0)
@@ -154,7 +154,7 @@ def _matching_seconds() -> float:
 
 def bench_loading(
     n_groups:int=25, # actors of the embedded data set, six classes each
-    n_clips:int=2, # videos of each actor and class
+    n_clips:int=4, # videos of each actor and class
 ) -> dict: # record: seconds of an epoch, and the ratios
     "Time an epoch of training samples: overhead over reading, one worker and two, without and with a warm cache; and matching UCF-101's lists."
     with tempfile.TemporaryDirectory() as folder:
