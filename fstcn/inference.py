@@ -50,7 +50,13 @@ class Prediction:
     views:Tensor|None = None # probabilities of every view (m,18,n), if asked for
     starts:tuple[int,...] = () # first frame of each clip pair
 
-# %% ../nbs/10_inference.ipynb #31e0f44c
+# %% ../nbs/10_inference.ipynb #09779816
+def _check_recognizer(model, classes, n_clips, fusion):
+    if fusion not in FUSIONS: raise ValueError(f'fusion must be one of {tuple(FUSIONS)}, got {fusion!r}')
+    if n_clips < 1: raise ValueError(f'n_clips must be at least 1, got {n_clips}')
+    if len(classes) != model.config.n_classes: raise ValueError(f'{len(classes)} class names for {model.config.n_classes} classes')
+
+# %% ../nbs/10_inference.ipynb #60b96e72
 class Recognizer:
     "A trained network with all that is needed to recognize a video."
     def __init__(self,
@@ -61,9 +67,7 @@ class Recognizer:
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
         guard:Guard|None=None, # child processes to decode unknown files in, under a time limit
     ):
-        if fusion not in FUSIONS: raise ValueError(f'fusion must be one of {tuple(FUSIONS)}, got {fusion!r}')
-        if n_clips < 1: raise ValueError(f'n_clips must be at least 1, got {n_clips}')
-        if len(classes) != model.config.n_classes: raise ValueError(f'{len(classes)} class names for {model.config.n_classes} classes')
+        _check_recognizer(model, classes, n_clips, fusion)
         self.device = usable_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.classes, self.n_clips, self.fusion = tuple(classes), n_clips, fusion

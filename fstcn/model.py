@@ -201,6 +201,7 @@ def save_checkpoint(
     finally: part.unlink(missing_ok=True)
     return path
 
+# %% ../nbs/08_model.ipynb #9141cd07
 def load_checkpoint(
     path:str|Path, # file written by `save_checkpoint`
 ) -> tuple[FstCN,tuple[str,...],dict]: # the network in evaluation mode on the CPU, class names, and what else was kept
