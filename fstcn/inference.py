@@ -70,7 +70,7 @@ class Recognizer:
         _check_recognizer(model, classes, n_clips, fusion)
         self.device = usable_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
-        self.classes, self.n_clips, self.fusion = tuple(classes), n_clips, fusion
+        self.classes, self.n_clips, self.fusion, self.info = tuple(classes), n_clips, fusion, {}
         self.reader = VideoReader(model.config.short_side, guard=guard)
 
     @classmethod
@@ -93,14 +93,12 @@ class Recognizer:
     ) -> Prediction: # the most probable classes
         "Recognize one video. Raises `VideoError` for an unreadable file, `ValueError` for frames of another shape."
         if top_k < 1: raise ValueError(f'top_k must be at least 1, got {top_k}')
-        reader = self.reader
-        if not isinstance(video, str | Path): reader = _Frames(video, self.model.config.short_side)
+        reader = self.reader if isinstance(video, str | Path) else _Frames(video, self.model.config.short_side)
         pairs, starts = read_clip_pairs(video, self.model.config.clip, self.n_clips, reader)
         views = view_probabilities(self.model, pairs, progress=progress)
         score = FUSIONS[self.fusion](views)
         probs, order = (score/score.sum()).sort(descending=True)
-        k = min(top_k, len(self.classes))
-        return Prediction(tuple(self.classes[i] for i in order[:k]), tuple(probs[:k].tolist()), views if return_views else None, tuple(starts))
+        return Prediction(tuple(self.classes[i] for i in order[:top_k]), tuple(probs[:top_k].tolist()), views if return_views else None, tuple(starts))
 
 # %% ../nbs/10_inference.ipynb #cb959443
 class _Frames:
