@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
 
 from .datasets import Video
 from .video import BACKENDS, Guard, VideoError, probe_video, read_frames
@@ -218,12 +218,20 @@ class EpochSampler(Sampler):
         return ((self.epoch, int(i)) for i in order)
 
 # %% ../nbs/04_sampling.ipynb #747d9f28
+def _stack(pairs):
+    "Stack samples of pixels into one batch."
+    if get_worker_info() is not None: return default_collate(pairs)
+    out = torch.from_numpy(np.empty((len(pairs), *pairs[0].shape), np.uint8))
+    return torch.stack(pairs, out=out)
+
 def collate_pairs(
     samples:Sequence[dict|VideoError], # items of a `ClipPairDataset`
 ) -> dict: # the samples that could be read, stacked, and errors: the list of what could not; without samples, errors alone
     "Make a batch, with the errors beside it."
     good = [s for s in samples if not isinstance(s, VideoError)]
-    return (default_collate(good) if good else {}) | {'errors': [s for s in samples if isinstance(s, VideoError)]}
+    rest = [{k: v for k, v in s.items() if k != 'pair'} for s in good]
+    batch = default_collate(rest) | {'pair': _stack([s['pair'] for s in good])} if good else {}
+    return batch | {'errors': [s for s in samples if isinstance(s, VideoError)]}
 
 # %% ../nbs/04_sampling.ipynb #2b0609ac
 def read_clip_pairs(
