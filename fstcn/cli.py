@@ -26,7 +26,7 @@ DEMO = Path('fstcn-demo')
 Data = Annotated[Path, typer.Argument(help='A folder with UCF-101 or HMDB-51 and its official lists, a folder of class folders, or a CSV file with columns path,label.')]
 Split = Annotated[int, typer.Option(min=1, max=3, help='Official split of UCF-101 or HMDB-51.')]
 Seed = Annotated[int, typer.Option(min=0, help='Seed of everything random.')]
-Workers = Annotated[int, typer.Option(min=0, help='Processes that read video.')]
+Workers = Annotated[int, typer.Option(min=1, help='Processes that read video; waiting for them has a limit.')]
 Device = Annotated[str | None, typer.Option(help="Where to run, such as 'cpu' or 'cuda:1'. Default: a GPU if there is one.")]
 Clips = Annotated[int, typer.Option(min=1, help='Clip pairs sampled from a video; each is seen in 18 views.')]
 Checkpoint = Annotated[Path, typer.Option('--checkpoint', '-c', help='A model.safetensors written by training.')]
