@@ -130,7 +130,8 @@ def _overhead(videos:Sequence[Video], reader:Reader, crop_size:int, epochs:int=5
     for v in videos: reader.n_frames(v.path)  # counted once, and not here
     data = ClipPairDataset(videos, crop_size, reader=Timed())
     begun = time.perf_counter()
-    for epoch in range(epochs): collate_pairs([data[epoch, i] for i in range(len(videos))])
+    for epoch in range(epochs):
+        for first in range(0, len(videos), 32): collate_pairs([data[epoch, i] for i in range(first, min(first + 32, len(videos)))])
     whole = time.perf_counter() - begun
     return (whole - Timed.spent)/Timed.spent
 
@@ -164,7 +165,7 @@ def bench_loading(
         torch.set_num_threads(1)  # as in worker processes
         seconds = {'no cache, this process': _epoch_seconds(videos, plain, 0), 'no cache, 1 worker': _epoch_seconds(videos, plain, 1),
                    'no cache, 2 workers': _epoch_seconds(videos, plain, 2), 'warm cache, this process': _epoch_seconds(videos, cached, 0)}
-        scenes = [Video(write_video(Path(folder)/f'{i}.avi', _scene(n, seed=i)), 0) for i, n in enumerate((60, 120, 180, 240)*4)]
+        scenes = [Video(write_video(Path(folder)/f'{i}.avi', _scene(n, seed=i)), 0) for i, n in enumerate((60, 120, 180, 240)*8)]
         overhead = {'embedded data set, 120 x 160': _overhead(videos, plain, 108), 'scenes of 240 x 320': _overhead(scenes, plain, 204),
                     'scenes, read by PyAV decoding forward': _overhead(scenes, _Forward(), 204)}
         torch.set_num_threads(threads)
