@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .sampling import ClipSpec
+from .sampling import ClipSpec, network_input
 from .scl import FullyConnected, SpatialLayers, SpatialPath, pool_size, scl_sizes
 from .tcl import TemporalConvLayer
 from .tp import TPOperator
@@ -124,6 +124,8 @@ def _check_input(config, rgb, diff):
 # %% ../nbs/08_model.ipynb #5d83ed08
 class FstCN(nn.Module):
     "The factorized spatio-temporal convolutional network of Fig. 1."
+    prepare = staticmethod(network_input)  # pixels to the arguments of `forward`: one place for training, evaluation, prediction and saliency
+
     def __init__(self,
         config:FstCNConfig, # sizes, and which paths
     ):
@@ -131,8 +133,7 @@ class FstCN(nn.Module):
         self.config = config
         self.scl = SpatialLayers(config.scl_channels)
         if config.path != 'tcl':
-            map_size = scl_sizes(config.crop_size)['conv4']
-            self.spatial = SpatialPath(config.scl_channels[-1], config.spatial_channels, map_size, config.fc_sizes, config.dropout)
+            self.spatial = SpatialPath(config.scl_channels[-1], config.spatial_channels, scl_sizes(config.crop_size)['conv4'], config.fc_sizes, config.dropout)
         if config.path != 'scl': self.temporal = TemporalPath(config)
         width = config.fc_sizes[1]
         if config.path == 'both':
