@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATHS', 'SMALL', 'FORMAT', 'FstCNConfig', 'TemporalPath', 'FstCN', 'usable_device', 'CheckpointError',
-           'save_checkpoint', 'load_checkpoint']
+           'write_tensors', 'read_tensors', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/08_model.ipynb #06aa549e
 import json
@@ -179,11 +179,44 @@ def usable_device(
     return found
 
 # %% ../nbs/08_model.ipynb #186621ba
-FORMAT = 1  # version of the checkpoint format
+FORMAT = 1  # version of the file format
 
 class CheckpointError(Exception):
     "A checkpoint that cannot be used: what, and why."
 
+def write_tensors(
+    path:str|Path, # file to write, `.safetensors`; its folder is made if missing
+    tensors:dict[str,Tensor], # what to keep, on any device
+    **head, # what else to keep, as JSON can hold it
+) -> Path: # the file
+    "Write tensors and a JSON head into one safetensors file, atomically: whatever happens, the file is the old one or the new one. Raises `OSError`, as for a full disk."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata={'fstcn': json.dumps({'format': FORMAT, **head})})
+        with open(part, 'rb') as f: os.fsync(f.fileno())
+        os.replace(part, path)
+    except SafetensorError as e: raise OSError(f'{path}: cannot be written ({e})') from e
+    finally: part.unlink(missing_ok=True)
+    return path
+
+def read_tensors(
+    path:str|Path, # file written by `write_tensors`
+) -> tuple[dict[str,Tensor],dict]: # the tensors on the CPU, and the head
+    "Read such a file; nothing in it is executed. Raises `CheckpointError` if it is missing, damaged, of another kind, or of a later format."
+    if not Path(path).is_file(): raise CheckpointError(f'{path}: no such file')
+    try:
+        with safe_open(path, 'pt') as f:
+            head = json.loads((f.metadata() or {}).get('fstcn', '{}'))
+            tensors = {k: f.get_tensor(k) for k in f.keys()} if head else {}
+    except (SafetensorError, ValueError, OSError) as e:
+        raise CheckpointError(f'{path}: not a readable safetensors file ({e}); give a checkpoint written by `fstcn train`') from e
+    if 'format' not in head: raise CheckpointError(f'{path}: a safetensors file, but not of fstcn; give a checkpoint written by `fstcn train`')
+    if head['format'] > FORMAT: raise CheckpointError(f'{path}: format {head["format"]} is newer than this version reads ({FORMAT}); update fstcn')
+    return tensors, head
+
+# %% ../nbs/08_model.ipynb #9141cd07
 def save_checkpoint(
     path:str|Path, # file to write, usually `.safetensors`
     model:FstCN, # the network
@@ -192,32 +225,14 @@ def save_checkpoint(
 ) -> Path: # the file
     "Write weights, configuration and class names into one file, atomically. Raises `ValueError` if the number of names is wrong."
     if len(classes) != model.config.n_classes: raise ValueError(f'{len(classes)} class names for {model.config.n_classes} classes')
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = {'format': FORMAT, 'config': asdict(model.config), 'classes': list(classes), 'info': info}
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, part, metadata={'fstcn': json.dumps(head)})
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-    return path
+    return write_tensors(path, model.state_dict(), config=asdict(model.config), classes=list(classes), info=info)
 
-# %% ../nbs/08_model.ipynb #9141cd07
 def load_checkpoint(
     path:str|Path, # file written by `save_checkpoint`
 ) -> tuple[FstCN,tuple[str,...],dict]: # the network in evaluation mode on the CPU, class names, and what else was kept
     "Read a network back. Raises `CheckpointError` if the file is missing, damaged, of another kind, or of a later format."
-    if not Path(path).is_file(): raise CheckpointError(f'{path}: no such file')
-    try:
-        with safe_open(path, 'pt') as f:
-            head = json.loads((f.metadata() or {}).get('fstcn', '{}'))
-            weights = {k: f.get_tensor(k) for k in f.keys()} if head else {}
-    except (SafetensorError, ValueError, OSError) as e:
-        raise CheckpointError(f'{path}: not a readable safetensors file ({e}); give a checkpoint written by `fstcn train`') from e
-    if not head: raise CheckpointError(f'{path}: a safetensors file, but not of fstcn; give a checkpoint written by `fstcn train`')
-    try:
-        if head['format'] > FORMAT: raise CheckpointError(f'{path}: format {head["format"]} is newer than this version reads ({FORMAT}); update fstcn')
-        model, classes, info = FstCN(FstCNConfig(**head['config'])), tuple(head['classes']), head['info']
+    weights, head = read_tensors(path)
+    try: model, classes, info = FstCN(FstCNConfig(**head['config'])), tuple(head['classes']), head['info']
     except (KeyError, TypeError, ValueError) as e: raise CheckpointError(f'{path}: its header cannot be used ({e!r}); train again or update fstcn') from e
     wrong = {k for k, v in model.state_dict().items() if k not in weights or weights[k].shape != v.shape} | (set(weights) - set(model.state_dict()))
     if wrong or len(classes) != model.config.n_classes:
