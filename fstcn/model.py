@@ -168,11 +168,11 @@ class FstCN(nn.Module):
 
 # %% ../nbs/08_model.ipynb #25ba5e96
 def usable_device(
-    device:str|torch.device|None=None, # such as 'cpu' or 'cuda:1'; None: a GPU if there is one
+    device:str|torch.device|None=None, # such as 'cpu' or 'cuda:1'; None: a GPU if there is one, and of several processes each its own
 ) -> torch.device: # a device that works
     "The device to run on. Raises `ValueError` if it does not exist here."
     try:
-        found = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        found = torch.device(device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else 'cpu'))
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f"device {str(device)!r} cannot be used here: {str(e).splitlines()[0]}") from e
