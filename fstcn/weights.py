@@ -71,7 +71,8 @@ VGGM_MEAN = (123.68, 116.779, 103.939)  # R, G, B
 def _read_vggm(path, safetensors):
     "Weight and bias of the eight layers, the mean, and whether channels are BGR."
     try: state = load_file(path) if safetensors else torch.load(path, map_location='cpu', weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as e:
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError,
+            AssertionError, struct.error) as e:
         raise WeightsError(f'{path}: damaged, or no file of weights ({str(e).splitlines()[0] if str(e) else e!r}); '
                            'give vggm-*.pth, the same as .safetensors, or imagenet-vgg-m-2048.mat') from e
     keys = {k.replace('classifier.', 'classif.'): k for k in state if isinstance(k, str)} if isinstance(state, dict) else {}
