@@ -13,34 +13,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% ../nbs/05_scl.ipynb #766666fe
-def _band(channels, size, scale, like):
-    "Weight (c,c,1,1) of the 1x1 convolution that sums a window of `size` channels, times `scale`."
-    i = torch.arange(channels, device=like.device)
-    return ((i[:, None] - i).abs() <= size//2).to(like.dtype)[:, :, None, None] * scale
-
 def _negative_power(d, beta):
     "`d**-beta`; for the usual 3/4 by two roots instead of a power."
     if beta != .75: return d.pow(-beta)
     r = d.rsqrt()
     return r.sqrt().mul_(r)
 
+def _squares(x, scale):
+    "Squares times `scale`, at least in single precision."
+    return (x if x.dtype == torch.float64 else x.float()).square() * scale
+
+def _lrn(x, size, alpha, beta, k):
+    "Local response normalization in plain operations, which a compiler fuses."
+    s = F.pad(_squares(x, alpha/size), (0, 0, 0, 0, size//2, size//2))
+    d = k + sum(s[:, i:i + x.shape[1]] for i in range(size))
+    return (x * _negative_power(d, beta)).to(x.dtype)
+
 # %% ../nbs/05_scl.ipynb #cac1249d
+def _add_neighbors(out, s, size):
+    "Add to each channel of `out` the channels of `s` around it, in place."
+    for i in range(1, size//2 + 1):
+        out[:, i:] += s[:, :-i]
+        out[:, :-i] += s[:, i:]
+    return out
+
 class _LRN(torch.autograd.Function):
-    "Local response normalization with its backward pass written out."
+    "Local response normalization with few passes over the memory, and its backward pass written out."
+    @staticmethod
+    def energy(x, size, alpha, k):
+        s = _squares(x, alpha/size)
+        return _add_neighbors(s + k, s, size)
+
     @staticmethod
     def forward(ctx, x, size, alpha, beta, k):
-        w = _band(x.shape[1], size, alpha/size, x)
-        d = F.conv2d(x*x, w, x.new_full((x.shape[1],), k))
-        ctx.save_for_backward(x, d, w)
-        ctx.beta = beta
-        return x * _negative_power(d, beta)
+        ctx.save_for_backward(x)
+        ctx.args = size, alpha, beta, k
+        return _negative_power(_LRN.energy(x, size, alpha, k), beta).mul_(x).to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        x, d, w = ctx.saved_tensors
-        gs = g * _negative_power(d, ctx.beta)
-        return gs.addcmul(x, F.conv2d(gs*x/d, w), value=-2*ctx.beta), None, None, None, None
+        (x,), (size, alpha, beta, k) = ctx.saved_tensors, ctx.args
+        d = _LRN.energy(x, size, alpha, k)
+        gs = _negative_power(d, beta).mul_(g)
+        t = (gs*x).div_(d).mul_(-2*beta*alpha/size)
+        return gs.add_(_add_neighbors(t.clone(), t, size).mul_(x)).to(x.dtype), None, None, None, None
 
 # %% ../nbs/05_scl.ipynb #fdc12741
 class LocalResponseNorm(nn.Module):
@@ -60,7 +77,8 @@ class LocalResponseNorm(nn.Module):
     ) -> Tensor: # normalized activations (b,c,h,w), same dtype and memory format
         "Divide every activation by a power of the energy in its channel window. Raises `ValueError` for another number of axes."
         if x.dim() != 4: raise ValueError(f'expected activations (b,c,h,w), got {tuple(x.shape)}')
-        return _LRN.apply(x, self.size, self.alpha, self.beta, self.k)
+        form = _lrn if torch.compiler.is_compiling() else _LRN.apply
+        return form(x, self.size, self.alpha, self.beta, self.k)
 
     def extra_repr(self): return f'{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}'
 
@@ -109,14 +127,18 @@ class SpatialLayers(nn.Module):
         self.norm = LocalResponseNorm()
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
 
-    def forward(self,
-        x:Tensor, # frames (b,3,h,w), normalized
-    ) -> Tensor: # feature maps (b,c4,h',w'); 12 x 12 for 204 x 204
-        "Feature maps of each frame."
+    def _maps(self, x):
         x = self.pool(self.norm(self.conv1(x).relu()))  # (b, c1, 49, 49)
         x = self.pool(self.norm(self.conv2(x).relu()))  # (b, c2, 12, 12)
         x = self.conv3(x).relu()                        # (b, c3, 12, 12)
         return self.conv4(x).relu()                     # (b, c4, 12, 12)
+
+    def forward(self,
+        x:Tensor, # frames (b,3,h,w), normalized
+    ) -> Tensor: # feature maps (b,c4,h',w'); 12 x 12 for 204 x 204
+        "Feature maps of each frame."
+        if x.device.type != 'cpu' or torch.compiler.is_compiling(): return self._maps(x)
+        return torch.cat([self._maps(few) for few in x.split(max(1, torch.get_num_threads()//2))])  # maps that fit the cache
 
 # %% ../nbs/05_scl.ipynb #df13bceb
 class FullyConnected(nn.Module):
