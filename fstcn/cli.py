@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'DEMO', 'Data', 'Split', 'Seed', 'Workers', 'Device', 'Clips', 'Checkpoint', 'Timeout', 'Dense', 'BENCHMARKS',
-           'main', 'synth', 'check', 'train', 'evaluate', 'weights', 'predict', 'fuse', 'timeline', 'bench', 'demo']
+           'main', 'synth', 'check', 'train', 'evaluate', 'weights', 'predict', 'fuse', 'timeline', 'bench', 'explain',
+           'info', 'export', 'demo']
 
 # %% ../nbs/15_cli.ipynb #d6fa6a34
 import json
@@ -324,6 +325,57 @@ def bench(
     got = getattr(module, f'bench_{what}')(**options)
     if record: write_record(record, got)
     typer.echo(json.dumps(got, indent=1))
+
+# %% ../nbs/15_cli.ipynb #f7ff0cb2
+@app.command()
+def explain(
+    video: Annotated[Path, typer.Argument(help='Any video file.')],
+    checkpoint: Checkpoint = DEMO/'model.safetensors',
+    label: Annotated[str | None, typer.Option(help='The class whose evidence is shown. Default: the class recognized.')] = None,
+    out: Annotated[Path, typer.Option(help='Folder for the film and the contact sheet.')] = Path('fstcn-explain'),
+    clips: Clips = 5,
+    timeout: Timeout = 60,
+    device: Device = None,
+) -> None:
+    "Show where in a video the network looks: saliency maps as a film and a picture."
+    from fstcn.inference import Recognizer
+    from fstcn.video import Guard
+    from fstcn.visualize import explain as explain_video
+    with Guard(timeout) as guard:
+        got = explain_video(Recognizer.load(_existing(checkpoint), device, n_clips=clips, guard=guard), video, out, label)
+    typer.echo(f'recognized as {got.recognized}; shown is {got.label} ({100*got.probability:.1f} %)\n{got.film}\n{got.sheet}')
+
+# %% ../nbs/15_cli.ipynb #833613bc
+@app.command()
+def info(
+    checkpoint: Annotated[Path, typer.Argument(help='A model.safetensors written by training.')] = DEMO/'model.safetensors',
+) -> None:
+    "Show what a checkpoint holds: classes, sampling, what it was trained on, and every layer with its cost."
+    from fstcn.export import layer_table
+    from fstcn.model import load_checkpoint
+    model, classes, kept = load_checkpoint(_existing(checkpoint))
+    c, table = model.config, layer_table(model)
+    data = kept.get('data', {})
+    paths = {'both': 'spatial and temporal', 'scl': 'spatial only', 'tcl': 'temporal only'}
+    rows = {'classes': f'{len(classes)}: {", ".join(classes)}', 'trained on': f'{data.get("name", "unknown")}, {data.get("train", "?")} videos',
+            'clip pair': f'2 x {c.n_frames} frames, stride {c.stride}, difference over {c.dt} frames ({c.clip.span} frames of video)',
+            'frames': f'short side {c.short_side}, crop {c.crop_size} x {c.crop_size} pixels', 'paths': paths[c.path],
+            'parameters': f'{table.parameters.sum():,}', 'work': f'{2*table.multiply_adds.sum()/1e9:.3g} GFLOP for a clip pair'}
+    for name, value in rows.items(): typer.echo(f'{name:<12}{value}')
+    shown = table.assign(output=table.output.map(lambda s: ' x '.join(map(str, s))), **{k: table[k].map('{:,}'.format) for k in ('parameters', 'multiply_adds')})
+    typer.echo('\n' + shown.reset_index().to_string(index=False))
+
+# %% ../nbs/15_cli.ipynb #d53610a7
+@app.command()
+def export(
+    checkpoint: Checkpoint = DEMO/'model.safetensors',
+    out: Annotated[Path, typer.Option(help="File to write; its extension chooses the format: '.onnx' or '.pt2' (torch.export).")] = Path('model.onnx'),
+) -> None:
+    "Write the network for other runtimes: clip pairs as bytes in, probabilities out, class names inside."
+    from fstcn.export import export_model
+    from fstcn.inference import Recognizer
+    written = export_model(Recognizer.load(_existing(checkpoint), 'cpu'), out)
+    typer.echo(f'{written}: {written.stat().st_size/1e6:.1f} MB')
 
 # %% ../nbs/15_cli.ipynb #7f5cd3ad
 @app.command()
