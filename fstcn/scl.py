@@ -17,7 +17,7 @@ def _negative_power(d, beta):
     "`d**-beta`; for the usual 3/4 by two roots instead of a power."
     if beta != .75: return d.pow(-beta)
     r = d.rsqrt()
-    return r.sqrt().mul_(r)
+    return r * r.sqrt()
 
 def _squares(x, scale):
     "Squares times `scale`, at least in single precision."
