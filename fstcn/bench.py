@@ -23,7 +23,7 @@ from .datasets import Video, ucf101
 from .experiments import environment
 from .sampling import ClipPairDataset, ClipSpec, EpochSampler, Reader, VideoReader, collate_pairs
 from .synthetic import DEMO_CLASSES, make_synthetic
-from .video import FrameCache, _memory, probe_video, read_frames, write_video
+from .video import BACKENDS, FrameCache, _memory, probe_video, read_frames, write_video
 
 # %% ../nbs/14b_bench.ipynb #9e32da69
 def _decord(path, indices, threads=0):
@@ -101,39 +101,39 @@ def bench_reading(
     return {'benchmark': 'reading', 'pairs': n_pairs, 'results': out, **environment()}
 
 # %% ../nbs/14b_bench.ipynb #f4b1d75f
-class _Forward(VideoReader):
-    "PyAV decoding forward to the last frame wanted, as most data sets read: the floor that overhead is often compared with."
-    def read_frames(self, path, indices): return torch.from_numpy(_pyav(path, indices))
-
-def _epoch_seconds(videos:Sequence[Video], reader:Reader, workers:int, repeats:int=5) -> float:
-    "Shortest time of an epoch over several; worker processes are started before the clock."
+def _loader(videos:Sequence[Video], reader:Reader, crop_size:int, workers:int=0) -> Callable[[int],None]:
+    "A function that loads one epoch as training does, in batches of 32."
     sampler = EpochSampler(len(videos))
-    loader = DataLoader(ClipPairDataset(videos, 108, reader=reader), 32, sampler=sampler, num_workers=workers, collate_fn=collate_pairs, persistent_workers=workers > 0)
-    times = []
-    for epoch in range(repeats + 1):
+    data = ClipPairDataset(videos, crop_size, reader=reader)
+    loader = DataLoader(data, 32, sampler=sampler, num_workers=workers, collate_fn=collate_pairs, persistent_workers=workers > 0)
+    def load(epoch):
         sampler.set_epoch(epoch)
-        begun = time.perf_counter()
         for _ in loader: pass
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
+    return load
 
-def _overhead(videos:Sequence[Video], reader:Reader, crop_size:int, epochs:int=5) -> float:
-    "Time outside the reader over time inside it, for epochs of samples and batches in this process."
-    class Timed:
-        spent = 0.
-        def __getattr__(self, name):
-            def call(*args):
-                begun = time.perf_counter()
-                try: return getattr(reader, name)(*args)
-                finally: Timed.spent += time.perf_counter() - begun
-            return call
-    for v in videos: reader.n_frames(v.path)  # counted once, and not here
-    data = ClipPairDataset(videos, crop_size, reader=Timed())
-    begun = time.perf_counter()
-    for epoch in range(epochs):
-        for first in range(0, len(videos), 32): collate_pairs([data[epoch, i] for i in range(first, min(first + 32, len(videos)))])
-    whole = time.perf_counter() - begun
-    return (whole - Timed.spent)/Timed.spent
+def _in_turn(tasks:dict[str,Callable[[int],None]], repeats:int) -> dict[str,float]:
+    "Median seconds of each task, called in turn with 0, 1, 2, ...; the first round is not counted."
+    seconds = {k: [] for k in tasks}
+    for epoch in range(repeats + 1):
+        for name, task in tasks.items():
+            begun = time.perf_counter()
+            task(epoch)
+            seconds[name].append(time.perf_counter() - begun)
+    return {k: statistics.median(v[1:]) for k, v in seconds.items()}
+
+def _overhead(videos:Sequence[Video], crop_size:int, backend:str='auto', epochs:int=15) -> float:
+    "What loading epochs takes beyond decoding the same frames of the same videos and dropping them, as a part of the latter."
+    asked = []
+    class Noting(VideoReader):
+        def read_frames(self, path, indices):
+            asked.append((path, sorted(set(indices))))
+            return super().read_frames(path, indices)
+    def decode(epoch):
+        for path, wanted in asked:
+            for _ in BACKENDS[backend](path, wanted): pass
+        asked.clear()
+    seconds = _in_turn({'whole': _loader(videos, Noting(backend=backend), crop_size), 'decode': decode}, epochs)
+    return seconds['whole']/seconds['decode'] - 1
 
 # %% ../nbs/14b_bench.ipynb #bd91667c
 def _matching_seconds() -> float:
@@ -157,19 +157,19 @@ def bench_loading(
     n_groups:int=25, # actors of the embedded data set, six classes each
     n_clips:int=4, # videos of each actor and class
 ) -> dict: # record: seconds of an epoch, and the ratios
-    "Time an epoch of training samples: overhead over reading, one worker and two, without and with a warm cache; and matching UCF-101's lists."
+    "Time an epoch of training samples: overhead over decoding, one worker and two, without and with a warm cache; and matching UCF-101's lists."
     with tempfile.TemporaryDirectory() as folder:
         videos = ucf101(make_synthetic(Path(folder)/'data', DEMO_CLASSES, n_groups, n_clips, workers=1 if n_groups*n_clips < 20 else None), 1).train
         plain, cached = VideoReader(), FrameCache(Path(folder)/'cache')
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in worker processes
-        seconds = {'no cache, this process': _epoch_seconds(videos, plain, 0), 'no cache, 1 worker': _epoch_seconds(videos, plain, 1),
-                   'no cache, 2 workers': _epoch_seconds(videos, plain, 2), 'warm cache, this process': _epoch_seconds(videos, cached, 0)}
+        seconds = _in_turn({'no cache, this process': _loader(videos, plain, 108), 'no cache, 1 worker': _loader(videos, plain, 108, 1),
+                            'no cache, 2 workers': _loader(videos, plain, 108, 2), 'warm cache, this process': _loader(videos, cached, 108)}, 9)
         scenes = [Video(write_video(Path(folder)/f'{i}.avi', _scene(n, seed=i)), 0) for i, n in enumerate((60, 120, 180, 240)*8)]
-        overhead = {'embedded data set, 120 x 160': _overhead(videos, plain, 108), 'scenes of 240 x 320': _overhead(scenes, plain, 204),
-                    'scenes, read by PyAV decoding forward': _overhead(scenes, _Forward(), 204)}
+        overhead = {'embedded data set, 120 x 160': _overhead(videos, 108), 'scenes of 240 x 320': _overhead(scenes, 204, epochs=45),
+                    'scenes, decoded forward only': _overhead(scenes, 204, 'pyav')}
         torch.set_num_threads(threads)
     s = seconds
     ratios = {'two workers over one': s['no cache, 1 worker']/s['no cache, 2 workers'], 'warm cache over none': s['no cache, this process']/s['warm cache, this process']}
-    return {'benchmark': 'loading', 'videos': len(videos), 'seconds': seconds, 'ratios': ratios, 'overhead over reading': overhead,
+    return {'benchmark': 'loading', 'videos': len(videos), 'seconds': seconds, 'ratios': ratios, 'overhead over decoding': overhead,
             'seconds to match 13,320 files': _matching_seconds(), 'cores': os.cpu_count(), **environment()}

@@ -8,11 +8,13 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ClipSpec', 'frame_difference', 'ran
            'read_clip_pairs', 'TestClips']
 
 # %% ../nbs/04_sampling.ipynb #6e43da8d
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -76,17 +78,27 @@ def frame_difference(
 def _check_crop(h, w, size):
     if not 1 <= size <= min(h, w): raise ValueError(f'a crop of {size} x {size} does not fit into frames of {h} x {w} (height x width)')
 
+def _crop_into(out, frames, rng):
+    "Copy one random square out of `frames`, (n,h,w,3), into `out`, (n,size,size,3), and flip it there with probability 1/2."
+    (h, w), size = frames.shape[1:3], out.shape[1]
+    _check_crop(h, w, size)
+    top, left = int(rng.integers(h - size + 1)), int(rng.integers(w - size + 1))
+    crop = frames[:, top:top+size, left:left+size]
+    if rng.random() < .5:
+        for a, b in zip(crop, out, strict=True): cv2.flip(a, 1, dst=b)     # copies and mirrors in one pass
+    else: out[:] = crop
+
 def random_crop(
     frames:Tensor, # frames (...,h,w,3)
     size:int, # height and width of the crop, pixels
     rng:np.random.Generator, # source of the position and the flip
-) -> Tensor: # frames (...,size,size,3), all cropped alike and flipped alike
+) -> Tensor: # frames (...,size,size,3), all cropped alike and flipped alike; a copy
     "Cut one random square out of all frames and flip all of them with probability 1/2, Sec. 2.5. Raises `ValueError` if it does not fit."
-    h, w = frames.shape[-3:-1]
-    _check_crop(h, w, size)
-    top, left = int(rng.integers(h - size + 1)), int(rng.integers(w - size + 1))
-    out = frames[..., top:top+size, left:left+size, :]
-    return out.flip(-2) if rng.random() < .5 else out
+    _check_crop(*frames.shape[-3:-1], size)
+    x = frames.numpy()
+    out = np.empty((*x.shape[:-3], size, size, 3), x.dtype)
+    _crop_into(out.reshape(-1, *out.shape[-3:]), x.reshape(-1, *x.shape[-3:]), rng)
+    return torch.from_numpy(out)
 
 # %% ../nbs/04_sampling.ipynb #c6f7b825
 def crop_offsets(
@@ -165,6 +177,12 @@ class VideoReader:
         "The frames asked for, in that order. Raises `VideoError`."
         return self._call(read_frames, path, indices, self.short_side, self.backend)
 
+# %% ../nbs/04_sampling.ipynb #5be1d902
+def _room(shape):
+    "Bytes for a batch: in a worker process, in the shared memory it is handed over in; elsewhere in NumPy's, which asks the system for large pages."
+    if get_worker_info() is None: return torch.from_numpy(np.empty(shape, np.uint8))
+    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape)), 0, shape)   # as `default_collate` does
+
 # %% ../nbs/04_sampling.ipynb #244540a0
 class ClipPairDataset(Dataset):
     "One random clip pair of each video, Sec. 2.2; items are determined by (seed, epoch, index) alone. An unreadable video gives its `VideoError` as the item."
@@ -183,16 +201,28 @@ class ClipPairDataset(Dataset):
         item:int|tuple[int,int], # index of a video, or (epoch, index) as `EpochSampler` gives it
     ) -> dict|VideoError: # pair uint8 (2,t,size,size,3), rgb_index, label, index, short (True if frames had to be repeated)
         "Sample, read, crop and flip one clip pair."
-        try: return self._sample(*item if isinstance(item, tuple) else (0, item))
-        except VideoError as e: return e
+        return self.__getitems__([item])[0]
 
-    def _sample(self, epoch, i):
+    def __getitems__(self,
+        items:Sequence[int|tuple[int,int]], # the items of a batch, as a `DataLoader` asks for them
+    ) -> list[dict|VideoError]: # what `self[item]` is for each; the pairs lie side by side in memory, in this order
+        "Make the samples of a batch, each in the place where the batch will have it."
+        pairs, samples, n = _room((len(items), 2, self.clip.n_frames, self.crop_size, self.crop_size, 3)), [], 0
+        pixels = pairs.flatten(1, 2).numpy()
+        for item in items:
+            try: samples.append(self._sample(pixels[n], *item if isinstance(item, tuple) else (0, item)) | {'pair': pairs[n]})
+            except VideoError as e: samples.append(e)                   # the next one takes its place
+            else: n += 1
+        return samples
+
+    def _sample(self, out, epoch, i):
+        "Everything of a sample; its pixels go into `out`, (2*t,size,size,3)."
         rng, video = np.random.default_rng((self.seed, epoch, i)), self.videos[i]
         n = self.reader.n_frames(video.path)
         wanted = self.clip.frames(int(rng.integers(self.clip.n_starts(n))), n)
         frames = self.reader.read_frames(video.path, wanted.ravel().tolist())
-        pair = random_crop(frames, self.crop_size, rng).unflatten(0, wanted.shape)  # a view: the batch makes the copy
-        return {'pair': pair, 'rgb_index': int(rng.integers(self.clip.n_frames)), 'label': video.label, 'index': i, 'short': n < self.clip.span}
+        _crop_into(out, frames.numpy(), rng)
+        return {'rgb_index': int(rng.integers(self.clip.n_frames)), 'label': video.label, 'index': i, 'short': n < self.clip.span}
 
 # %% ../nbs/04_sampling.ipynb #d1ce50f6
 class EpochSampler(Sampler):
@@ -219,10 +249,12 @@ class EpochSampler(Sampler):
 
 # %% ../nbs/04_sampling.ipynb #747d9f28
 def _stack(pairs):
-    "Stack samples of pixels into one batch."
-    if get_worker_info() is not None: return default_collate(pairs)
-    out = torch.from_numpy(np.empty((len(pairs), *pairs[0].shape), np.uint8))
-    return torch.stack(pairs, out=out)
+    "All pairs as one tensor; without a copy where they lie side by side already, as `__getitems__` leaves them."
+    first, size = pairs[0], pairs[0].numel()
+    def where(p): return p.untyped_storage().data_ptr(), p.storage_offset(), p.shape, p.is_contiguous()
+    storage, start, *_ = where(first)
+    if [where(p) for p in pairs] != [(storage, start + k*size, first.shape, True) for k in range(len(pairs))]: return torch.stack(pairs)
+    return first.as_strided((len(pairs), *first.shape), (size, *first.stride()), start)
 
 def collate_pairs(
     samples:Sequence[dict|VideoError], # items of a `ClipPairDataset`

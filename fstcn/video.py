@@ -433,16 +433,21 @@ def _decode_to(file, path, short_side, room):
     return True
 
 # %% ../nbs/01_video.ipynb #84f94492
+def _load(file):
+    "The frames in a file of the cache as a memory map; None where it is missing, spoiled, or not as long as its header says."
+    try: frames = np.lib.format.open_memmap(file, mode='r')
+    except (OSError, ValueError): return None
+    return frames if file.stat().st_size == frames.offset + frames.nbytes else None
+
 def _mapped(root, path, short_side, max_bytes):
     "The memory map of a video's file in the cache, which is made if it is missing; None where there is no room."
     file, part = _cache_file(root, path, short_side), root/f'{uuid.uuid4().hex}.part'
-    try: return np.load(file, mmap_mode='r')
-    except (OSError, ValueError): pass                       # not there, or spoiled
+    if (frames := _load(file)) is not None: return frames
     for old in root.glob(file.name.split('-')[0] + '-*.npy'): old.unlink(missing_ok=True)     # earlier versions
     try:
         if not _decode_to(part, path, short_side, max_bytes - _cache_size(root)) or _cache_size(root) > max_bytes: return None
         os.replace(part, file)
-        return np.load(file, mmap_mode='r')
+        return _load(file)
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/01_video.ipynb #d7f3170b

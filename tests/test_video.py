@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -98,6 +100,59 @@ def test_jumps_are_taken(numbered, monkeypatch):
                     with pytest.raises(AssertionError, match='decoded forward'): read_frames(path, idx)
 
 
+def test_a_jump_decodes_only_what_is_shown_from_its_keyframe_on(numbered, monkeypatch):
+    "Even where the seek lands on an earlier keyframe, as it does with a variable frame rate."
+    opened = video._open
+    class Context:
+        def __init__(self, ctx): vars(self)['ctx'] = ctx
+        def __setattr__(self, name, value): setattr(self.ctx, name, value)
+        def decode(self, packet):
+            if packet: decoded.append(packet.pts)
+            return self.ctx.decode(packet)
+    @contextmanager
+    def watched(path):
+        with opened(path) as (c, s):
+            yield SimpleNamespace(seek=lambda t, stream: c.seek(t, stream=s), demux=lambda stream: c.demux(s)), SimpleNamespace(codec_context=Context(s.codec_context))
+    for name in ('mpeg4_b2_g50.avi', 'h264_b3_g50.mp4', 'h264_b3.mkv', 'vfr.mp4'):
+        path = numbered(name)
+        index = video._packet_index(path)
+        for i in range(0, 120, 7):
+            decoded = []
+            with monkeypatch.context() as m:
+                m.setattr(video, '_open', watched)
+                assert [n for n, _ in video._jump(path, [i], index)] == [i]
+            assert min(decoded) == max(k for k in index.key_number if k <= i)
+
+
+def test_a_picture_the_decoder_calls_corrupt_is_not_jumped_to(numbered, tmp_path):
+    "Some damage is no error of the decoder, which only marks the picture."
+    source, corrupt = numbered('mpeg4_b2_g50.avi').read_bytes(), 0
+    for seed in (2, 3, 36, 48):
+        rng, data, path = np.random.default_rng(seed), bytearray(source), tmp_path/f'{seed}.avi'
+        at, n = int(rng.integers(len(data)//10, int(.85*len(data)))), int(rng.choice([4, 40, 400]))
+        data[at:at + n] = rng.integers(0, 256, n, np.uint8).tobytes()
+        path.write_bytes(data)
+        index = video._packet_index(path)
+        if index is not None: assert not any(frame.is_corrupt for i in range(120) for _, frame in video._jump(path, [i], index))
+        with video._open(path) as (container, stream):
+            for packet in container.demux(stream):
+                try: corrupt += sum(frame.is_corrupt for frame in stream.codec_context.decode(packet))
+                except av.FFmpegError: pass
+    assert corrupt                                                       # or this test has shown nothing
+
+
+def test_an_empty_packet_is_not_the_end(numbered, tmp_path):
+    "A picture of no bytes, which a decoder would take for the end of the stream."
+    path = write_numbered(tmp_path/'a.mov', n=20, size=(96, 160), codec='mjpeg')
+    data = bytearray(path.read_bytes())
+    sizes = data.index(b'stsz') + 16                                     # four bytes for the length of each picture
+    five, six = np.frombuffer(data, '>u4', 2, sizes + 20)
+    data[sizes + 20:sizes + 28] = np.array([five + six, 0], '>u4').tobytes()      # the sixth is nothing; what it was trails the fifth, unused
+    path.write_bytes(data)
+    with av.open(str(path)) as c: assert [p.size == 0 for p in c.demux(video=0)].index(True) == 6
+    assert probe_video(path).n_frames == 19 and numbers(read_frames(path, range(19))) == [i for i in range(20) if i != 6]
+
+
 def test_packing_is_real(numbered):
     "FFmpeg's own filter takes the packed file apart into the pictures it was made of."
     from av.bitstream import BitStreamFilterContext
@@ -123,20 +178,21 @@ def test_decord_where_it_is_right(numbered, name):
     for idx in index_lists(120): assert numbers(read_frames(numbered(name), idx, backend='decord')) == idx
 
 
-def test_hidden_first_frames(tmp_path, numbered):
+@pytest.mark.parametrize('hidden', [5, 20])                          # with 5 every packet is still there, the first ones marked as not shown
+def test_hidden_first_frames(tmp_path, numbered, hidden):
     "An edit list hides the first frames of the file: they are not shown, so they have no number."
     with av.open(str(numbered('h264_b0_g12.mp4'))) as inp, av.open(str(tmp_path/'cut.mp4'), 'w') as out:
         s = inp.streams.video[0]
         copy = out.add_stream_from_template(s)
         for p in inp.demux(s):
             if p.dts is None: continue
-            p.pts -= 20*p.duration
-            p.dts -= 20*p.duration
+            p.pts -= hidden*p.duration
+            p.dts -= hidden*p.duration
             p.stream = copy
             out.mux(p)
-    assert numbers(read_frames(tmp_path/'cut.mp4', [50])) == [70]                        # before anything is known
-    assert probe_video(tmp_path/'cut.mp4').n_frames == 100
-    assert numbers(read_frames(tmp_path/'cut.mp4', [0, 50, 99])) == [20, 70, 119]
+    assert numbers(read_frames(tmp_path/'cut.mp4', [50])) == [50 + hidden]               # before anything is known
+    assert probe_video(tmp_path/'cut.mp4').n_frames == 120 - hidden
+    assert numbers(read_frames(tmp_path/'cut.mp4', [0, 50, 119 - hidden])) == [hidden, 50 + hidden, 119]
 
 
 def test_a_file_that_begins_in_the_middle(tmp_path, numbered):
@@ -183,7 +239,8 @@ def test_damage_never_gives_a_wrong_frame(numbered, tmp_path, name, how):
     sure = info.n_frames - (3 if path.suffix == '.mkv' else 0)          # ... and the pictures that waited for what is cut off come last
     assert numbers(read_frames(path, range(sure))) == list(range(sure))
     assert torch.equal(read_frames(path, range(sure)), read_frames(numbered(name), range(sure)))         # not painted over either
-    with pytest.raises(ValueError, match=f'has {info.n_frames} frames'): read_frames(path, [info.n_frames])
+    for past in (info.n_frames, 119):                                    # whole pictures behind the damage have no number
+        with pytest.raises(ValueError, match=f'has {info.n_frames} frames'): read_frames(path, [past])
     assert all(got == [i] for i, got in first_touch.items()), first_touch
 
 
@@ -312,9 +369,10 @@ def test_cache_equals_reading(numbered, tmp_path, monkeypatch):
         for idx in index_lists(120): assert torch.equal(cache.read_frames(path, idx), read_frames(path, idx, short_side))
         assert cache.n_frames(path) == 120
         with pytest.raises(ValueError, match='past the end, the video has 120'): cache.read_frames(path, [120])
+        side = short_side or min(probe_video(path).height, probe_video(path).width)
         with monkeypatch.context() as m:                    # from now on nothing is decoded
             m.setattr(video, '_open', None)
-            assert min(cache.read_frames(path, [5]).shape[1:3]) == (short_side or min(probe_video(path).height, probe_video(path).width))
+            assert min(cache.read_frames(path, [5]).shape[1:3]) == side
 
 
 def test_cache_follows_the_file(tmp_path):
@@ -324,9 +382,12 @@ def test_cache_follows_the_file(tmp_path):
     assert numbers(cache.read_frames(path, [4])) == [104]
     assert len(list((tmp_path/'cache').iterdir())) == 1        # the earlier version is gone
     (stored,) = (tmp_path/'cache').iterdir()
-    stored.unlink()                                            # never cut short in place: it may be mapped
-    stored.write_bytes(b'broken')
-    assert numbers(cache.read_frames(path, [4])) == numbers(FrameCache(tmp_path/'cache').read_frames(path, [4])) == [104]
+    whole = stored.read_bytes()
+    for spoiled in (b'broken', b'', whole[:100], whole[:-50_000], whole[:-1], whole + b'x'):
+        stored.unlink()                                        # a new file: cut short in place, it would take the pages from under `cache`
+        stored.write_bytes(spoiled)
+        assert numbers(cache.read_frames(path, [4])) == numbers(FrameCache(tmp_path/'cache').read_frames(path, [4])) == [104]
+        assert stored.read_bytes() == whole                    # made anew
     path.unlink()
     with pytest.raises(VideoError, match='does not exist'): cache.read_frames(path, [4])
 
