@@ -62,9 +62,9 @@ class _LRN(torch.autograd.Function):
 # %% ../nbs/05_scl.ipynb #5c1a0b05
 def _few_at_a_time(layer, x):
     "`layer` of each frame of `x`; on a CPU in groups whose maps fit its cache."
+    if x.device.type != 'cpu' or torch.compiler.is_compiling(): return layer(x)
     n = max(1, torch.get_num_threads()//2)
-    if x.device.type != 'cpu' or torch.compiler.is_compiling() or len(x) <= n: return layer(x)
-    return torch.cat([layer(few) for few in x.split(n)])
+    return torch.cat([layer(few) for few in x.split(n)]) if len(x) > n else layer(x)
 
 # %% ../nbs/05_scl.ipynb #fdc12741
 class LocalResponseNorm(nn.Module):
