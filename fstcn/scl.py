@@ -59,6 +59,13 @@ class _LRN(torch.autograd.Function):
         t = (gs*x).div_(d).mul_(-2*beta*alpha/size)
         return gs.add_(_add_neighbors(t.clone(), t, size).mul_(x)).to(x.dtype), None, None, None, None
 
+# %% ../nbs/05_scl.ipynb #5c1a0b05
+def _few_at_a_time(layer, x):
+    "`layer` of each frame of `x`; on a CPU in groups whose maps fit its cache."
+    if x.device.type != 'cpu' or torch.compiler.is_compiling(): return layer(x)
+    n = max(1, torch.get_num_threads()//2)
+    return torch.cat([layer(few) for few in x.split(n)]) if len(x) > n else layer(x)
+
 # %% ../nbs/05_scl.ipynb #fdc12741
 class LocalResponseNorm(nn.Module):
     "Local response normalization across channels, Sec. 2.5; `alpha` in Caffe's convention (divided by `size`). Raises `ValueError` for an even `size`."
@@ -78,7 +85,7 @@ class LocalResponseNorm(nn.Module):
         "Divide every activation by a power of the energy in its channel window. Raises `ValueError` for another number of axes."
         if x.dim() != 4: raise ValueError(f'expected activations (b,c,h,w), got {tuple(x.shape)}')
         form = _lrn if torch.compiler.is_compiling() else _LRN.apply
-        return form(x, self.size, self.alpha, self.beta, self.k)
+        return _few_at_a_time(lambda few: form(few, self.size, self.alpha, self.beta, self.k), x)
 
     def extra_repr(self): return f'{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}'
 
@@ -137,8 +144,7 @@ class SpatialLayers(nn.Module):
         x:Tensor, # frames (b,3,h,w), normalized
     ) -> Tensor: # feature maps (b,c4,h',w'); 12 x 12 for 204 x 204
         "Feature maps of each frame."
-        if x.device.type != 'cpu' or torch.compiler.is_compiling(): return self._maps(x)
-        return torch.cat([self._maps(few) for few in x.split(max(1, torch.get_num_threads()//2))])  # maps that fit the cache
+        return _few_at_a_time(self._maps, x)
 
 # %% ../nbs/05_scl.ipynb #df13bceb
 class FullyConnected(nn.Module):

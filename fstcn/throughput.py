@@ -153,15 +153,17 @@ def _ratios(speeds):
 def bench_forward(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
     batch:int=8, # clips
-    rounds:int=4, # measured rounds
+    rounds:int=3, # measured rounds
     video:tuple[int,int]=(16, 112), # frames and size of R(2+1)D's clips
+    video_batch:int=2, # of which so many at once
     compiled:bool=True, # also the compiled network
     matrix:int=4096, # size of the matrix product that stands for the machine
     device:str|torch.device|None=None, # where; None: a GPU if there is one
 ) -> dict: # record: ms, clips/s, GFLOP/s and share of the machine's rate of each; ratios
     "Time the forward pass in single precision against R(2+1)D, the naive form, and the machine's matrix product."
     config, device = config or FstCNConfig.paper(101), usable_device(device)
-    nets = {n: make_rival(n, config, batch, video, device) for n in RIVALS[:3]}
+    clips = {'fstcn': batch, 'fstcn, naive': batch, 'r2plus1d_18': video_batch}
+    nets = {n: make_rival(n, config, b, video, device) for n, b in clips.items()}
     if compiled:
         nets = {'fstcn, compiled': make_rival('fstcn', config, batch, video, device), **nets}
         compile_network(nets['fstcn, compiled'][0])
@@ -171,8 +173,8 @@ def bench_forward(
         ms = take_turns({**{n: lambda net=net, x=x: net(*x) for n, (net, x) in nets.items()}, 'matrix product': product}, rounds, device)
     machine = 1e3*product_flops/ms.pop('matrix product')
     flops = {n: count_flops(n.removesuffix(', compiled'), config, video) for n in ms}
-    speeds = _speeds(ms, batch, flops, machine)
-    return {'benchmark': 'forward', 'config': asdict(config), 'batch': batch, 'rounds': rounds, 'video': video, 'seed': 0, 'gflop_of_a_clip': {n: f/1e9 for n, f in flops.items()},
+    speeds = {n: _speeds({n: t}, clips.get(n, batch), flops, machine)[n] for n, t in ms.items()}
+    return {'benchmark': 'forward', 'config': asdict(config), 'batch': batch, 'video_batch': video_batch, 'rounds': rounds, 'video': video, 'seed': 0, 'gflop_of_a_clip': {n: f/1e9 for n, f in flops.items()},
             'matrix_gflop_per_s': machine/1e9, 'results': speeds, 'ratios': _ratios(speeds), **environment(device)}
 
 # %% ../nbs/14c_throughput.ipynb #e777ea7c
