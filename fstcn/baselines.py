@@ -59,7 +59,7 @@ class BaselineConfig:
 # %% ../nbs/13_baselines.ipynb #8bb55646
 def clip_frames(
     pairs:Tensor, # clip pairs, uint8 (b,2,t,h,w,3)
-    rgb_index:Tensor, # the spatial path's frame, int64 (b,): part of the contract, used here by 'diff' only, as a formality
+    rgb_index:Tensor, # the spatial path's frame, int64 (b,): changes nothing here
     source:str='rgb', # 'rgb' or 'diff', see `BaselineConfig`
     dtype:torch.dtype=torch.float32, # floating type of the result
 ) -> tuple[Tensor]: # one tensor (b,3,t,h,w) in channels-last memory, normalized as in `network_input`
