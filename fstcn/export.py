@@ -67,7 +67,7 @@ def export_program(
 # %% ../nbs/10b_export.ipynb #53d64f04
 def _write_onnx(program, facts, path):
     missing = [p for p in ('onnx', 'onnxscript') if importlib.util.find_spec(p) is None]
-    if missing: raise ValueError(f"{path}: writing ONNX needs {' and '.join(missing)}, which is not installed: pip install 'fstcn[onnx]'")
+    if missing: raise ValueError(f"writing ONNX needs {' and '.join(missing)}, not installed here: pip install 'fstcn[onnx]'")
     onnx = torch.onnx.export(program, dynamo=True, input_names=['pairs'], output_names=['probabilities'], verbose=False)
     onnx.model.metadata_props['fstcn'] = json.dumps(facts)
     onnx.save(path, external_data=False)                               # one file; ONNX allows 2 GB, the paper's network has 1.1
@@ -96,14 +96,13 @@ _COST = {nn.Conv2d: lambda m: m.weight[0].numel(), nn.Linear: lambda m: m.in_fea
 
 def layer_table(
     model:FstCN|FstCNConfig, # a network or its configuration
-) -> pd.DataFrame: # a row for each layer, in the order of computation: output (shape), parameters, multiply_adds; a layer used twice has its parameters once
+) -> pd.DataFrame: # a row for each layer, in the order of computation: output (shape), parameters, multiply_adds
     "Shapes, parameters and multiply-adds for one clip pair, without computing anything."
-    config, rows, seen = getattr(model, 'config', model), [], set()
+    config, rows = getattr(model, 'config', model), []
     def note(name):
         def hook(m, _, out):
             cost = next((c(m)*out.numel() for kind, c in _COST.items() if isinstance(m, kind)), 0)
-            rows.append({'layer': name, 'output': tuple(out.shape), 'parameters': 0 if name in seen else sum(p.numel() for p in m.parameters()), 'multiply_adds': cost})
-            seen.add(name)
+            rows.append({'layer': name, 'output': tuple(out.shape), 'parameters': sum(p.numel() for p in m.parameters()), 'multiply_adds': cost})
         return hook
     with torch.device('meta'), torch.no_grad():
         net = FstCN(config).eval()
