@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'DEMO', 'Data', 'Split', 'Seed', 'Workers', 'Device', 'Clips', 'Checkpoint', 'Timeout', 'Dense', 'BENCHMARKS',
-           'main', 'synth', 'check', 'train', 'evaluate', 'weights', 'predict', 'fuse', 'timeline', 'bench', 'explain',
-           'info', 'export', 'demo']
+           'main', 'synth', 'check', 'train', 'evaluate', 'weights', 'reproduce', 'predict', 'fuse', 'timeline',
+           'bench', 'explain', 'info', 'export', 'demo']
 
 # %% ../nbs/15_cli.ipynb #d6fa6a34
 import json
@@ -52,9 +52,13 @@ def main() -> None: # exit status: 0 done, 1 something in the data is unusable, 
         typer.echo(f'fstcn: error: {e}', err=True)
         sys.exit(2)
 
+def _first():
+    "Whether this is the first of several processes, or the only one."
+    return os.environ.get('RANK', '0') == '0'
+
 def _say(text):
     "Print; of several processes, the first one only."
-    if os.environ.get('RANK', '0') == '0': typer.echo(text)
+    if _first(): typer.echo(text)
 
 def _table(record):
     "The accuracies of a record, as the lines of Table 2."
@@ -188,18 +192,18 @@ def evaluate(
 ) -> None:
     "Score the test part of a data set: every view of every video, fused in three ways."
     from fstcn.datasets import DatasetError, checksum, load_split
-    from fstcn.experiments import environment, save_scores, summarize, write_record
-    from fstcn.inference import Recognizer, score_videos
+    from fstcn.experiments import environment, save_scores, score_together, summarize, write_record
+    from fstcn.inference import Recognizer
     recognizer = Recognizer.load(_existing(checkpoint), device, n_clips=clips, dense=dense)
     videos = load_split(data, split, seed=recognizer.info.get('seed', 0))  # the held-out part of training
     if not videos.test: raise DatasetError(f'{data}: no test videos; one video of a class is not enough to hold any out')
     if videos.classes != recognizer.classes:
         raise DatasetError(f'{data}: its classes are not those of {checkpoint}: {", ".join(videos.classes[:5])}... against {", ".join(recognizer.classes[:5])}...')
-    scores = score_videos(recognizer, videos.test, workers=workers)
+    scores = score_together(recognizer, videos.test, workers=workers)
     record = {'data': {'name': f'{data.resolve().name}, split {split}', 'classes': len(videos.classes), 'test': len(videos.test), 'checksum': checksum(videos)},
               'checkpoint': checkpoint.name, 'n_clips': clips, 'dense': dense, **summarize(scores), **environment(recognizer.device)}
-    typer.echo(_table(record))
-    if out:
+    _say(_table(record))
+    if out and _first():
         save_scores(out, scores)
         write_record(out/'record.json', record)
         typer.echo(f'everything is in {out}; next: fstcn fuse {shlex.quote(str(out/"scores.npz"))}')
@@ -220,6 +224,40 @@ def weights(
     typer.echo(load_imagenet(model, found))
     save_checkpoint(out, model, tuple(map(str, range(found.n_classes))), source=found.path.name, mean=list(found.mean))
     typer.echo(f'in {out}; next: fstcn train DATA --size paper --stage frames --weights {out}')
+
+# %% ../nbs/15_cli.ipynb #f5eca4f9
+def _numbers(text, what):
+    "Whole numbers and ranges, such as '1,2,5-8', as a list."
+    try: parts = [[int(n) for n in p.split('-')] for p in text.split(',')]
+    except ValueError: raise ValueError(f'{what} must be numbers such as 1,2,5-8, not {text!r}') from None
+    return [n for p in parts for n in range(p[0], p[-1] + 1)]
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Option(help='Tables of the paper: 1, 2 or 3, or several.')] = '1,2,3',
+    data: Annotated[str, typer.Option(help="'synthetic', 'ucf101', 'hmdb51', 'ut_interaction', or a data set as `fstcn train` takes it.")] = 'synthetic',
+    root: Annotated[Path | None, typer.Option(help="Where the data lies. Default for 'synthetic': in --work.")] = None,
+    splits: Annotated[str, typer.Option(help='Official splits; of UT-Interaction the sequences that are left out, such as 1-10.')] = '1',
+    seeds: Annotated[str, typer.Option(help='One training for each.')] = '0,1,2',
+    size: Annotated[str, typer.Option(help="'small' or 'paper'.")] = 'small',
+    epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: what the recipe says.')] = None,
+    work: Annotated[Path, typer.Option(help='Folder for networks, scores and decoded frames.')] = Path('fstcn-work'),
+    results: Annotated[Path, typer.Option(help='Folder for the records.')] = Path('results'),
+    dry_run: Annotated[bool, typer.Option('--dry-run', help='Say what would be done, and how long it would take.')] = False,
+    device: Device = None,
+) -> None:
+    "Train and score every row of the paper's tables, and print the tables."
+    from fstcn import reproduce as machine
+    tables, root = _numbers(table, '--table'), root or (work/'synthetic' if data == 'synthetic' else None)
+    what = dict(data=data, splits=_numbers(splits, '--splits'), seeds=_numbers(seeds, '--seeds'), size=size)
+    if dry_run:
+        jobs = machine.plan_jobs(tables, **what)
+        minutes = {n: machine.estimate_minutes(next(j for j in jobs if j.network == n), machine.open_data(data, root, jobs[0].split), device) for n in dict.fromkeys(j.network for j in jobs)}
+        todo = [j for j in jobs if not (results/f'{j.name}.json').exists()]
+        for j in jobs: typer.echo(f'{j.name:<60}' + (f'{minutes[j.network]:8.1f} min' if j in todo else '    done'))
+        typer.echo(f'{len(todo)} of {len(jobs)} to do, about {sum(minutes[j.network] for j in todo):.0f} minutes without reading')
+        return
+    for number, found in machine.reproduce(tables, root=root, work=work, results=results, device=device, epochs=epochs, say=_say, **what).items(): _say(f'\nTable {number}\n{found.to_string()}')
 
 # %% ../nbs/15_cli.ipynb #74b302b2
 def _videos_in(path):

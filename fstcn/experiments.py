@@ -78,10 +78,11 @@ def score_together(
     rank, world = state.process_index, state.num_processes
     if world == 1: return score_videos(recognizer, videos, reader, workers, progress=progress)
     mine = videos[rank::world]
-    probs = score_videos(recognizer, mine, reader, workers, progress=progress and rank == 0).probs.numpy() if mine else []
-    found = dict(gather_object([(rank + world*k, p) for k, p in enumerate(probs)]))
+    scores = score_videos(recognizer, mine, reader, workers, progress=progress and rank == 0) if mine else None
+    found = dict(gather_object([(rank + world*k, (scores.probs[k].numpy(), scores.starts[k].numpy())) for k in range(len(mine))]))
     if sorted(found) != list(range(len(videos))): raise RuntimeError(f'{len(videos)} videos were to be scored once each, scored were {sorted(found)}')
-    return Scores(torch.stack([torch.from_numpy(found[i]) for i in range(len(videos))]), torch.tensor([v.label for v in videos]), tuple(Path(v.path).name for v in videos), recognizer.classes)
+    probs, starts = (torch.stack([torch.from_numpy(found[i][part]) for i in range(len(videos))]) for part in (0, 1))
+    return Scores(probs, torch.tensor([v.label for v in videos]), tuple(Path(v.path).name for v in videos), recognizer.classes, starts)
 
 # %% ../nbs/14_experiments.ipynb #a81767ab
 def _training_figures(model, history):

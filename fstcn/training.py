@@ -28,7 +28,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from tqdm import tqdm
 
 from .datasets import Video
-from .model import CheckpointError, FstCN, FstCNConfig, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
+from .model import CheckpointError, FstCN, FstCNConfig, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
 from .sampling import ClipPairDataset, EpochSampler, Reader, TestClips, VideoReader, collate_pairs, crop_offsets
 from .video import VideoError
 from .weights import fetch_weights, load_imagenet
@@ -390,7 +390,7 @@ def train(
     if run.finished: return run.history
     data = ClipPairDataset(videos, model.config.crop_size, model.config.clip, reader, config.seed)
     plan = BatchPlan(len(data), config, accelerator.process_index, accelerator.num_processes, run.step)
-    if config.compile: model.compile()
+    if config.compile: compile_network(model)
     wrapped = accelerator.prepare(model)
     with _determinism(config.deterministic), tqdm(total=plan.steps, initial=run.step, desc='training', unit='step', disable=None if progress and accelerator.is_main_process else True) as bar:
         _steps(run, wrapped, plan, data, bar, lambda: validate(model, valid, reader, accelerator, timeout=config.timeout) if valid else {})
