@@ -205,7 +205,7 @@ def _memory(device, peak):
 
 # %% ../nbs/14c_throughput.ipynb #a921e3e4
 def _run_steps(name, config, batch, video, device, bf16, compiled, steps, matrix):
-    "In a process of its own: ms of each of `steps` after two, peak memory in GB, the matrix product's FLOP/s."
+    "In a process of its own: ms of each of `steps` after one or two, peak memory in GB, the matrix product's FLOP/s."
     net, inputs = make_rival(name, config, batch, video, device)
     if compiled: compile_network(net)
     step = make_step(net, inputs, bf16)
@@ -238,14 +238,14 @@ def bench_step(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
     batch:int|None=None, # clips of a step; None: see `step_plan`
     rounds:int=2, # rounds, each with a new process for each rival
-    steps:int=2, # measured steps of a process, after one or two that are not
+    steps:int=1, # measured steps of a process, after one or two that are not
     video:tuple[int,int]=(16, 112), # frames and size of the other networks' clips
-    matrix:int=4096, # size of the matrix product that stands for the machine
+    matrix:int|None=None, # size of the matrix product that stands for the machine; None: 2048 on a CPU, 8192 on a GPU
     device:str|torch.device|None=None, # where; None: a GPU if there is one
 ) -> dict: # record: ms, clips/s, GFLOP/s, share of the machine's rate and peak memory of each; ratios
     "Time training steps and take their peak memory."
     config, device = config or FstCNConfig.paper(101), str(usable_device(device))
-    plan = step_plan(device, batch)
+    plan, matrix = step_plan(device, batch), matrix or (8192 if device.startswith('cuda') else 2048)
     got = {title: [] for title in plan}
     for _ in range(rounds):
         for title, (name, b, bf16, compiled) in plan.items():
