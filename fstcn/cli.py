@@ -343,13 +343,13 @@ def timeline(
     if got.damage: typer.echo(f'fstcn: warning: {video} breaks off after {got.duration:.1f} s ({got.damage})', err=True)
 
 # %% ../nbs/15_cli.ipynb #7a6118ec
-BENCHMARKS = {'reading': 'bench', 'loading': 'bench', 'lrn': 'throughput', 'forward': 'throughput', 'step': 'throughput', 'memory': 'throughput'}  # in which module
+BENCHMARKS = {'reading': 'bench', 'loading': 'bench', 'lrn': 'throughput', 'forward': 'throughput', 'step': 'throughput', 'memory': 'throughput', 'video': 'throughput'}  # in which module
 
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(help="'reading': one clip pair against decord and PyAV; 'loading': an epoch, workers and cache; "
                                              "'lrn': normalization against PyTorch's own; 'forward' and 'step': the network and its training against its naive form and torchvision's; "
-                                             "'memory': 2,000 training steps.")],
+                                             "'memory': 2,000 training steps; 'video': a whole video against the plain loop over its views.")],
     record: Annotated[Path | None, typer.Option(help='Also write the record to this file.')] = None,
     device: Device = None,
 ) -> None:
