@@ -227,10 +227,10 @@ def _run_steps(name, config, batch, video, device, bf16, compiled, steps, matrix
 
 def step_plan(
     device:str|torch.device, # where
-    batch:int|None=None, # clips of a step; None: 4 on a CPU; 32, 128 and 256 on a GPU
+    batch:int|None=None, # clips of a step; None: on a CPU 16, of the video networks 4; on a GPU 32, 128 and 256
 ) -> dict[str,tuple[str,int,bool,bool]]: # by title: which of `RIVALS`, clips, in bfloat16, compiled
     "Who takes part in `bench_step`."
-    if torch.device(device).type != 'cuda': return {n: (n, batch or 4, False, False) for n in RIVALS}
+    if torch.device(device).type != 'cuda': return {n: (n, batch or (16 if n.startswith('fstcn') else 4), False, False) for n in RIVALS}
     plan = {}
     for b in (batch,) if batch else (32, 128, 256):
         plan |= {f'fstcn, bf16, compiled, batch {b}': ('fstcn', b, True, True), f'fstcn, bf16, batch {b}': ('fstcn', b, True, False),
@@ -241,8 +241,8 @@ def step_plan(
 def bench_step(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
     batch:int|None=None, # clips of a step; None: see `step_plan`
-    rounds:int=2, # rounds, each with a new process for each rival
-    steps:int=1, # measured steps of a process, after one or two that are not
+    rounds:int=1, # rounds, each with a new process for each rival
+    steps:int=2, # measured steps of a process, after one or two that are not
     video:tuple[int,int]=(16, 112), # frames and size of the other networks' clips
     matrix:int|None=None, # size of the matrix product that stands for the machine; None: 2048 on a CPU, 8192 on a GPU
     device:str|torch.device|None=None, # where; None: a GPU if there is one
