@@ -438,8 +438,7 @@ class Scores:
         fusion:str='sci', # 'sci', 'average' or 'single'
     ) -> Tensor: # counts (n,n): true class by predicted class
         "Confusion matrix."
-        pair = self.labels*len(self.classes) + self.predictions(fusion)
-        return torch.bincount(pair, minlength=len(self.classes)**2).view(-1, len(self.classes))
+        return torch.bincount(self.labels*len(self.classes) + self.predictions(fusion), minlength=len(self.classes)**2).view(-1, len(self.classes))
 
 # %% ../nbs/10_inference.ipynb #c5543c02
 def _read_scores(path):
