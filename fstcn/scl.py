@@ -61,9 +61,9 @@ class _LRN(torch.autograd.Function):
 
 # %% ../nbs/05_scl.ipynb #5c1a0b05
 def _few_at_a_time(layer, x, size):
-    "`layer` of each frame of `x`; on a CPU in groups whose maps, `size` numbers of a frame, fit its cache."
-    if x.device.type != 'cpu' or torch.compiler.is_compiling(): return layer(x)
-    n = max(1, torch.get_num_threads()*2**21//max(1, size*x.element_size()))
+    "`layer` of each frame of `x`; on a CPU, where the maps of one are large (`size` numbers), a few at a time, which fit its cache."
+    if x.device.type != 'cpu' or torch.compiler.is_compiling() or size*x.element_size() < 2**20: return layer(x)
+    n = max(1, torch.get_num_threads()//2)
     return torch.cat([layer(few) for few in x.split(n)]) if len(x) > n else layer(x)
 
 # %% ../nbs/05_scl.ipynb #fdc12741
