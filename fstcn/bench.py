@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .datasets import Video, ucf101
 from .experiments import environment
-from .sampling import ClipPairDataset, ClipSpec, EpochSampler, Reader, VideoReader, collate_pairs
+from .sampling import ClipPairDataset, ClipSpec, EpochSampler, VideoReader, collate_pairs
 from .synthetic import DEMO_CLASSES, make_synthetic
 from .video import BACKENDS, FrameCache, _memory, probe_video, read_frames, write_video
 
@@ -101,10 +101,9 @@ def bench_reading(
     return {'benchmark': 'reading', 'pairs': n_pairs, 'results': out, **environment()}
 
 # %% ../nbs/14b_bench.ipynb #f4b1d75f
-def _loader(videos:Sequence[Video], reader:Reader, crop_size:int, workers:int=0) -> Callable[[int],None]:
+def _loader(data:ClipPairDataset, workers:int=0) -> Callable[[int],None]:
     "A function that loads one epoch as training does, in batches of 32."
-    sampler = EpochSampler(len(videos))
-    data = ClipPairDataset(videos, crop_size, reader=reader)
+    sampler = EpochSampler(len(data))
     loader = DataLoader(data, 32, sampler=sampler, num_workers=workers, collate_fn=collate_pairs, persistent_workers=workers > 0)
     def load(epoch):
         sampler.set_epoch(epoch)
@@ -121,19 +120,16 @@ def _in_turn(tasks:dict[str,Callable[[int],None]], repeats:int) -> dict[str,floa
             seconds[name].append(time.perf_counter() - begun)
     return {k: statistics.median(v[1:]) for k, v in seconds.items()}
 
-def _overhead(videos:Sequence[Video], crop_size:int, backend:str='auto', epochs:int=15) -> float:
-    "What loading epochs takes beyond decoding the same frames of the same videos and dropping them, as a part of the latter."
-    asked = []
-    class Noting(VideoReader):
-        def read_frames(self, path, indices):
-            asked.append((path, sorted(set(indices))))
-            return super().read_frames(path, indices)
-    def decode(epoch):
-        for path, wanted in asked:
-            for _ in BACKENDS[backend](path, wanted): pass
-        asked.clear()
-    seconds = _in_turn({'whole': _loader(videos, Noting(backend=backend), crop_size), 'decode': decode}, epochs)
-    return seconds['whole']/seconds['decode'] - 1
+def _overhead(videos:Sequence[Video], crop_size:int, backend:str='auto', epochs:int=9) -> dict[str,float]:
+    "What an epoch takes before and after decoding, over decoding."
+    data = ClipPairDataset(videos, crop_size, reader=VideoReader(backend=backend))
+    def wanted(epoch, i): return sorted(set(data._choose(epoch, i)[2].ravel().tolist()))
+    known = [[wanted(epoch, i) for i in range(len(videos))] for epoch in range(epochs + 1)]
+    def decode(epoch, choose):
+        for i, v in enumerate(videos):
+            for _ in BACKENDS[backend](v.path, wanted(epoch, i) if choose else known[epoch][i]): pass
+    s = _in_turn({'decode': lambda epoch: decode(epoch, False), 'choose and decode': lambda epoch: decode(epoch, True), 'whole': _loader(data)}, epochs)
+    return {'before': s['choose and decode']/s['decode'] - 1, 'after': (s['whole'] - s['choose and decode'])/s['decode']}
 
 # %% ../nbs/14b_bench.ipynb #bd91667c
 def _matching_seconds() -> float:
@@ -160,13 +156,13 @@ def bench_loading(
     "Time an epoch of training samples: overhead over decoding, one worker and two, without and with a warm cache; and matching UCF-101's lists."
     with tempfile.TemporaryDirectory() as folder:
         videos = ucf101(make_synthetic(Path(folder)/'data', DEMO_CLASSES, n_groups, n_clips, workers=1 if n_groups*n_clips < 20 else None), 1).train
-        plain, cached = VideoReader(), FrameCache(Path(folder)/'cache')
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in worker processes
-        seconds = _in_turn({'no cache, this process': _loader(videos, plain, 108), 'no cache, 1 worker': _loader(videos, plain, 108, 1),
-                            'no cache, 2 workers': _loader(videos, plain, 108, 2), 'warm cache, this process': _loader(videos, cached, 108)}, 9)
+        data = ClipPairDataset(videos, 108)
+        seconds = _in_turn({'no cache, this process': _loader(data), 'no cache, 1 worker': _loader(data, 1), 'no cache, 2 workers': _loader(data, 2),
+                            'warm cache, this process': _loader(ClipPairDataset(videos, 108, reader=FrameCache(Path(folder)/'cache')))}, 9)
         scenes = [Video(write_video(Path(folder)/f'{i}.avi', _scene(n, seed=i)), 0) for i, n in enumerate((60, 120, 180, 240)*8)]
-        overhead = {'embedded data set, 120 x 160': _overhead(videos, 108), 'scenes of 240 x 320': _overhead(scenes, 204, epochs=45),
+        overhead = {'embedded data set, 120 x 160': _overhead(videos, 108), 'scenes of 240 x 320': _overhead(scenes, 204, epochs=25),
                     'scenes, decoded forward only': _overhead(scenes, 204, 'pyav')}
         torch.set_num_threads(threads)
     s = seconds

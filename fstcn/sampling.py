@@ -52,8 +52,7 @@ class ClipSpec:
     ) -> np.ndarray: # frame numbers (2,t): the clip's, and those `dt` later
         "Frame numbers of the clip pair that starts at `start`."
         if not 0 <= start < n_video: raise ValueError(f'a clip cannot start at frame {start} of a video of {n_video} frames')
-        clip = start + self.stride*np.arange(self.n_frames)
-        return np.minimum(np.stack([clip, clip + self.dt]), n_video - 1)
+        return np.minimum(start + self.stride*np.arange(self.n_frames) + [[0], [self.dt]], n_video - 1)
 
     def spread(self,
         n_video:int, # frames of the video
@@ -215,14 +214,16 @@ class ClipPairDataset(Dataset):
             else: n += 1
         return samples
 
+    def _choose(self, epoch, i):
+        "What a sample is to hold: its random generator, the video's length, frame numbers (2,t)."
+        rng, n = np.random.default_rng((self.seed, epoch, i)), self.reader.n_frames(self.videos[i].path)
+        return rng, n, self.clip.frames(int(rng.integers(self.clip.n_starts(n))), n)
+
     def _sample(self, out, epoch, i):
         "Everything of a sample; its pixels go into `out`, (2*t,size,size,3)."
-        rng, video = np.random.default_rng((self.seed, epoch, i)), self.videos[i]
-        n = self.reader.n_frames(video.path)
-        wanted = self.clip.frames(int(rng.integers(self.clip.n_starts(n))), n)
-        frames = self.reader.read_frames(video.path, wanted.ravel().tolist())
-        _crop_into(out, frames.numpy(), rng)
-        return {'rgb_index': int(rng.integers(self.clip.n_frames)), 'label': video.label, 'index': i, 'short': n < self.clip.span}
+        rng, n, wanted = self._choose(epoch, i)
+        _crop_into(out, self.reader.read_frames(self.videos[i].path, wanted.ravel().tolist()).numpy(), rng)
+        return {'rgb_index': int(rng.integers(self.clip.n_frames)), 'label': self.videos[i].label, 'index': i, 'short': n < self.clip.span}
 
 # %% ../nbs/04_sampling.ipynb #d1ce50f6
 class EpochSampler(Sampler):

@@ -170,7 +170,8 @@ def probe_video(path:str|Path, # the video file
     "Describe a video by decoding all of it, once for each version of the file. Raises `VideoError`."
     facts = _memory(path)
     if 'info' not in facts: facts['info'] = _decode_all(path)
-    return replace(facts['info'], path=Path(path))
+    info = facts['info']
+    return info if info.path == path else replace(info, path=Path(path))
 
 # %% ../nbs/01_video.ipynb #9cc8d59e
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _jump(path, wanted, index):
                     if at is None: at = int(np.searchsorted(index.pos, packet.pos))
                     if at >= len(index.pos) or packet.pos != index.pos[at]: return
                     packet.pts, at = int(index.number[at]), at + 1
-                    if packet.pts < index.key_number[last]: continue                 # shown before the keyframe, and not decodable from it
+                    if packet.pts < index.key_number[last]: continue                 # shown before the keyframe: the seek landed early, or it leans on an earlier one
                     ctx.skip_frame = 'DEFAULT' if packet.pts in want else 'NONREF'   # an unwanted picture that no other needs
                     frames = ctx.decode(packet)
             except av.FFmpegError: return
