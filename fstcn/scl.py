@@ -144,7 +144,7 @@ class SpatialLayers(nn.Module):
         x:Tensor, # frames (b,3,h,w), normalized
     ) -> Tensor: # feature maps (b,c4,h',w'); 12 x 12 for 204 x 204
         "Feature maps of each frame."
-        return _few_at_a_time(self._maps, x, self.conv1.out_channels*math.prod(conv_size(n, 7, 2) for n in x.shape[2:]))
+        return _few_at_a_time(self._maps, x, self.conv1.out_channels*conv_size(x.shape[2], 7, 2)*conv_size(x.shape[3], 7, 2))
 
 # %% ../nbs/05_scl.ipynb #df13bceb
 class FullyConnected(nn.Module):
