@@ -110,18 +110,18 @@ def _loader(data:ClipPairDataset, workers:int=0) -> Callable[[int],None]:
         for _ in loader: pass
     return load
 
-def _in_turn(tasks:dict[str,Callable[[int],None]], repeats:int) -> dict[str,float]:
-    "Median seconds of each task, called in turn with 0, 1, 2, ...; the first round is not counted."
+def _in_turn(tasks:dict[str,Callable[[int],None]], repeats:int) -> dict[str,np.ndarray]:
+    "Seconds of each task in each round, called in turn with 0, 1, 2, ...; the first round is not counted."
     seconds = {k: [] for k in tasks}
     for epoch in range(repeats + 1):
         for name, task in tasks.items():
             begun = time.perf_counter()
             task(epoch)
             seconds[name].append(time.perf_counter() - begun)
-    return {k: statistics.median(v[1:]) for k, v in seconds.items()}
+    return {k: np.array(v[1:]) for k, v in seconds.items()}
 
 def _overhead(videos:Sequence[Video], crop_size:int, backend:str='auto', epochs:int=9) -> dict[str,float]:
-    "What an epoch takes before and after decoding, over decoding."
+    "What an epoch takes before and after decoding, over decoding: medians of the rounds."
     data = ClipPairDataset(videos, crop_size, reader=VideoReader(backend=backend))
     def wanted(epoch, i): return sorted(set(data._choose(epoch, i)[2].ravel().tolist()))
     known = [[wanted(epoch, i) for i in range(len(videos))] for epoch in range(epochs + 1)]
@@ -129,7 +129,8 @@ def _overhead(videos:Sequence[Video], crop_size:int, backend:str='auto', epochs:
         for i, v in enumerate(videos):
             for _ in BACKENDS[backend](v.path, wanted(epoch, i) if choose else known[epoch][i]): pass
     s = _in_turn({'decode': lambda epoch: decode(epoch, False), 'choose and decode': lambda epoch: decode(epoch, True), 'whole': _loader(data)}, epochs)
-    return {'before': s['choose and decode']/s['decode'] - 1, 'after': (s['whole'] - s['choose and decode'])/s['decode']}
+    parts = {'before': s['choose and decode'] - s['decode'], 'after': s['whole'] - s['choose and decode']}
+    return {k: float(np.median(v/s['decode'])) for k, v in parts.items()}
 
 # %% ../nbs/14b_bench.ipynb #bd91667c
 def _matching_seconds() -> float:
@@ -165,7 +166,8 @@ def bench_loading(
         overhead = {'embedded data set, 120 x 160': _overhead(videos, 108), 'scenes of 240 x 320': _overhead(scenes, 204, epochs=25),
                     'scenes, decoded forward only': _overhead(scenes, 204, 'pyav')}
         torch.set_num_threads(threads)
-    s = seconds
-    ratios = {'two workers over one': s['no cache, 1 worker']/s['no cache, 2 workers'], 'warm cache over none': s['no cache, this process']/s['warm cache, this process']}
+    ratios = {'two workers over one': ('no cache, 1 worker', 'no cache, 2 workers'), 'warm cache over none': ('no cache, this process', 'warm cache, this process')}
+    ratios = {k: float(np.median(seconds[a]/seconds[b])) for k, (a, b) in ratios.items()}
+    seconds = {k: float(np.median(v)) for k, v in seconds.items()}
     return {'benchmark': 'loading', 'videos': len(videos), 'seconds': seconds, 'ratios': ratios, 'overhead over decoding': overhead,
             'seconds to match 13,320 files': _matching_seconds(), 'cores': os.cpu_count(), **environment()}
