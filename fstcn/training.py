@@ -315,9 +315,9 @@ def write_history(
 # %% ../nbs/11_training.ipynb #849e3701
 class _Run:
     "A run's place in its plan, its history and its folder."
-    def __init__(self, model, videos, config, accelerator, out, classes):
+    def __init__(self, model, videos, config, accelerator, out, classes, name):
         self.config, self.accelerator, self.out, self.classes = config, accelerator, out and Path(out), tuple(classes or map(str, range(model.config.n_classes)))
-        self.net, self.optimizer = model, make_optimizer(model, config)
+        self.net, self.optimizer, self.data = model, make_optimizer(model, config), {'name': name, 'train': len(videos)}
         self.same = _same(model, videos, config, accelerator.num_processes)
         self.step, self.history, self.epoch, self.best, self.finished, self.saved = 0, [], _Epoch(), None, False, time.monotonic()
 
@@ -354,7 +354,7 @@ def _keep(run, name):
     "Write the network into the run's folder."
     if not run.out or not run.accelerator.is_main_process: return
     write_history(run.out, run.history, run.config)
-    if name: save_checkpoint(run.out/name, run.net, run.classes, seed=run.config.seed, train=asdict(run.config), history=run.history, same=run.same)
+    if name: save_checkpoint(run.out/name, run.net, run.classes, data=run.data, seed=run.config.seed, train=asdict(run.config), history=run.history, same=run.same)
 
 def _close_epoch(run, lr, seen):
     "Add a row of history, and keep the network if it is the best so far."
@@ -379,13 +379,14 @@ def train(
     classes:Sequence[str]|None=None, # class names for the checkpoints; None: their numbers
     valid:Sequence[Video]=(), # validation videos, which choose the best network; none: the last is taken
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
+    name:str='', # what the data is, for the checkpoints
 ) -> list[dict]: # one row per epoch: epoch, lr, loss, accuracy, clips_per_s, waiting, short, skipped; with `valid` also valid_*
     "Train a network on random clip pairs, Sec. 2.3. Raises `VideoError` for an unreadable video, `TrainingError` when training cannot go on, `CheckpointError` for a damaged state."
     accelerator = make_accelerator(config, device, out)
     torch.manual_seed(config.seed + 1000*accelerator.process_index)
     model.to(accelerator.device, memory_format=torch.channels_last)
     reader = reader or VideoReader(model.config.short_side)
-    run = _Run(model, videos, config, accelerator, out, classes)
+    run = _Run(model, videos, config, accelerator, out, classes, name)
     if out is not None: run.find(resume)
     if run.finished: return run.history
     data = ClipPairDataset(videos, model.config.crop_size, model.config.clip, reader, config.seed)
