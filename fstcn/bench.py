@@ -23,12 +23,11 @@ from .datasets import Video, ucf101
 from .experiments import environment
 from .sampling import ClipPairDataset, ClipSpec, EpochSampler, VideoReader, collate_pairs
 from .synthetic import DEMO_CLASSES, make_synthetic
-from .video import BACKENDS, FrameCache, _memory, probe_video, read_frames, write_video
+from .video import BACKENDS, FrameCache, _import, _memory, probe_video, read_frames, write_video
 
 # %% ../nbs/14b_bench.ipynb #9e32da69
 def _decord(path, indices, threads=0):
-    import decord
-    return decord.VideoReader(str(path), num_threads=threads).get_batch(indices).asnumpy()
+    return _import('decord').VideoReader(str(path), num_threads=threads).get_batch(indices).asnumpy()
 
 def _decord_sorted(path, indices):
     distinct, where = np.unique(indices, return_inverse=True)

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .video import Guard, VideoError, _open, probe_video
+from .video import Guard, VideoError, _import, _open, probe_video
 
 # %% ../nbs/02_datasets.ipynb #229029e3
 class DatasetError(Exception):
@@ -464,8 +464,8 @@ def _decord_report(
     n_frames: int, # its decodable frames
 ) -> dict: # decord_inexact: True, False, or None without decord
     "Whether decord's random access disagrees with its own sequential decoding; `VideoError` if decord fails."
-    try: import decord
-    except ImportError: return {'decord_inexact': None}
+    try: decord = _import('decord')
+    except ValueError: return {'decord_inexact': None}
     decord.logging.set_level(decord.logging.QUIET)
     try:
         ahead, wanted = decord.VideoReader(str(path), num_threads=1), {}

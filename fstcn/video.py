@@ -7,6 +7,7 @@ __all__ = ['BACKENDS', 'VideoError', 'VideoInfo', 'write_video', 'probe_video', 
            'FrameCache']
 
 # %% ../nbs/01_video.ipynb #c0f0a28a
+import ctypes
 import hashlib
 import importlib
 import multiprocessing
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from unittest import mock
 
 import av
 import numpy as np
@@ -268,7 +270,8 @@ def _auto(path, wanted):
 
 # %% ../nbs/01_video.ipynb #324c873a
 def _import(name):
-    try: return importlib.import_module(name)
+    try:
+        with mock.patch.object(ctypes, 'RTLD_GLOBAL', ctypes.RTLD_LOCAL): return importlib.import_module(name)    # see above
     except (ImportError, OSError, RuntimeError) as e:
         raise ValueError(f"backend '{name}' cannot be loaded here ({str(e).splitlines()[0]}); use backend='auto'") from e
 
