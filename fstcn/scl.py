@@ -60,10 +60,10 @@ class _LRN(torch.autograd.Function):
         return gs.add_(_add_neighbors(t.clone(), t, size).mul_(x)).to(x.dtype), None, None, None, None
 
 # %% ../nbs/05_scl.ipynb #5c1a0b05
-def _few_at_a_time(layer, x, size):
-    "`layer` of each frame of `x`; on a CPU, where the maps of one are large (`size` numbers), a few at a time, which fit its cache."
-    if x.device.type != 'cpu' or torch.compiler.is_compiling() or size*x.element_size() < 2**20: return layer(x)
-    n = max(1, torch.get_num_threads()//2)
+def _few_at_a_time(layer, x, size, room):
+    "`layer` of each frame of `x`; on a CPU as many at a time as have maps (`size` numbers each) of `room` bytes in all, which fit its cache."
+    if x.device.type != 'cpu' or torch.compiler.is_compiling(): return layer(x)
+    n = max(1, room//(size*x.element_size()))
     return torch.cat([layer(few) for few in x.split(n)]) if len(x) > n else layer(x)
 
 # %% ../nbs/05_scl.ipynb #fdc12741
@@ -85,7 +85,7 @@ class LocalResponseNorm(nn.Module):
         "Divide every activation by a power of the energy in its channel window. Raises `ValueError` for another number of axes."
         if x.dim() != 4: raise ValueError(f'expected activations (b,c,h,w), got {tuple(x.shape)}')
         form = _lrn if torch.compiler.is_compiling() else _LRN.apply
-        return _few_at_a_time(lambda few: form(few, self.size, self.alpha, self.beta, self.k), x, x.shape[1:].numel())
+        return _few_at_a_time(lambda few: form(few, self.size, self.alpha, self.beta, self.k), x, x.shape[1:].numel(), 2**21)
 
     def extra_repr(self): return f'{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}'
 
@@ -144,7 +144,7 @@ class SpatialLayers(nn.Module):
         x:Tensor, # frames (b,3,h,w), normalized
     ) -> Tensor: # feature maps (b,c4,h',w'); 12 x 12 for 204 x 204
         "Feature maps of each frame."
-        return _few_at_a_time(self._maps, x, self.conv1.out_channels*conv_size(x.shape[2], 7, 2)*conv_size(x.shape[3], 7, 2))
+        return _few_at_a_time(self._maps, x, self.conv1.out_channels*conv_size(x.shape[2], 7, 2)*conv_size(x.shape[3], 7, 2), 2**23)
 
 # %% ../nbs/05_scl.ipynb #df13bceb
 class FullyConnected(nn.Module):
