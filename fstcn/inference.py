@@ -11,12 +11,13 @@ import csv
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import cv2
@@ -33,6 +34,7 @@ from .model import FstCN, load_checkpoint, usable_device
 from .sampling import Reader, TestClips, VideoReader, crop_offsets, frame_difference, network_input
 from .scl import scl_sizes
 from .video import Guard, VideoError, _forward, _open, _rgb, resize_frame
+from .winograd import relu_conv
 
 # %% ../nbs/10_inference.ipynb #97eaf6cc
 def view_positions(
@@ -86,30 +88,44 @@ def _pool1_views(scl, x, positions, size):
     return out.flatten(0, 1).permute(0, 3, 1, 2)
 
 # %% ../nbs/10_inference.ipynb #1add4fe3
-def _view_maps(scl, branch, x, positions, size):
+class _Path(NamedTuple):
+    "The layers from a frame to a path's last maps; convolutions with their ReLU."
+    scl: nn.Module
+    conv2: Callable
+    conv3: Callable
+    conv4: Callable
+    conv5: Callable
+    pool: nn.Module
+
+    def after_pool1(self, x): return self.conv5(self.conv4(self.conv3(self.scl.pool(self.scl.norm(self.conv2(x))))))
+
+def _view_maps(path, x, positions, size):
     "The last maps of a path for every view, from whole frames (b,3,h,w): (b*k,c,h',w'). Exact."
-    x = scl.pool(scl.norm(scl.conv2(_pool1_views(scl, x, positions, size)).relu_()))
-    x = scl.conv4(scl.conv3(x).relu_()).relu_()
-    return branch.pool(branch.conv5(x).relu_())
+    return path.pool(path.after_pool1(_pool1_views(path.scl, x, positions, size)))
 
 # %% ../nbs/10_inference.ipynb #9cb5e97f
-def _dense_maps(scl, branch, x, positions, size):
+def _dense_maps(path, x, positions, size):
     "The last maps of a path for every view, cut from those of the whole frame at the nearest position: (b*k,c,h',w')."
+    scl, maps, views = path.scl, {}, []
     n, (h, w) = scl_sizes(size)['conv4'], (scl_sizes(v)['conv4'] for v in x.shape[-2:])
-    maps = {m: branch.conv5(scl(_channels_last(x.flip(-1) if m else x))).relu_() for m in {m for *_, m in positions}}
-    views = []
+    for mirrored in {m for *_, m in positions}:
+        pool1 = scl.pool(scl.norm(scl.conv1(_channels_last(x.flip(-1) if mirrored else x)).relu_()))
+        maps[mirrored] = path.after_pool1(pool1)
     for top, left, mirrored in positions:
         if mirrored: left = x.shape[-1] - size - left
         i, j = min(round(top/16), h - n), min(round(left/16), w - n)
         views.append(maps[mirrored][..., i:i+n, j:j+n])
-    return branch.pool(_channels_last(torch.stack(views, 1).flatten(0, 1)))
+    return path.pool(_channels_last(torch.stack(views, 1).flatten(0, 1)))
 
 # %% ../nbs/10_inference.ipynb #e1574e8c
 class _SharedViews:
     "Logits of every view of clip pairs by an `FstCN`, each distinct frame and each distinct difference once."
-    def __init__(self, model, positions, per_pass, dense):
-        self.model, self.positions, self.per_pass, self.known = model, positions, per_pass, {}
-        self.maps = _dense_maps if dense else _view_maps
+    def __init__(self, model, positions, dense):
+        self.model, self.positions, self.known, self.maps = model, positions, {}, _dense_maps if dense else _view_maps
+        self.per_pass = max(1, (18 if next(model.parameters()).device.type == 'cpu' else 144)//max(1, len(positions)))     # pictures
+        shared = [relu_conv(layer) for layer in (model.scl.conv2, model.scl.conv3, model.scl.conv4)]
+        branches = [name for name in ('spatial', 'temporal') if hasattr(model, name)]
+        self.paths = {name: _Path(model.scl, *shared, relu_conv(getattr(model, name).conv5), getattr(model, name).pool) for name in branches}
 
     def __call__(self, pairs):                                          # (m,2,t,h,w,3) -> (m,k,n)
         model, (clip, later), features = self.model, pairs.cpu().unbind(1), []
@@ -140,7 +156,7 @@ class _SharedViews:
         pairs = pairs[:, :, None].to(like.device)                       # clip pairs of one frame each
         rgb, diff = model.prepare(pairs, torch.zeros(len(pairs), dtype=torch.long, device=like.device))
         x = (rgb if name == 'spatial' else diff[:, 0]).to(like.dtype)
-        return self.maps(model.scl, getattr(model, name), x, self.positions, model.config.crop_size)
+        return self.maps(self.paths[name], x, self.positions, model.config.crop_size)
 
 # %% ../nbs/10_inference.ipynb #334e9247
 def _scorer(model, height, width, batch_size, dense, views):
@@ -150,7 +166,7 @@ def _scorer(model, height, width, batch_size, dense, views):
         if not len(views) or not all(0 <= v < len(positions) for v in views): raise ValueError(f'views must name some of 18 by numbers from 0 to 17, got {views}')
         positions = [positions[v] for v in views]
     if type(model) is FstCN and model.prepare is network_input:
-        return _SharedViews(model, positions, min(8, max(1, batch_size*(model.config.n_frames + 1)//len(positions))), dense)
+        return _SharedViews(model, positions, dense)
     if dense: raise ValueError(f'dense inference knows the layers of FstCN, not those of {type(model).__name__}')
     return partial(_loop, model, positions=positions, batch_size=batch_size)
 
@@ -169,7 +185,7 @@ def _score_chunks(model, chunks, batch_size=12, dense=False, views=None):
 def view_probabilities(
     model:nn.Module, # network in evaluation mode: an `FstCN`, or another with `config`, `prepare` and `forward`
     pairs:Tensor, # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3)
-    batch_size:int=12, # clips that pass the network at once, or as many frames as they have
+    batch_size:int=12, # clips that pass a network other than `FstCN` at once
     dense:bool=False, # cut views from the maps of the whole frame: faster, close, not equal; `FstCN` only
     views:Sequence[int]|None=None, # numbers of the views wanted, such as (4,) for the centre; None: all 18
 ) -> Tensor: # probabilities (m,k,n) on the CPU, float32 or the network's own double; views in the order of `crop_views`
@@ -193,10 +209,6 @@ def _check_recognizer(model, classes, n_clips, fusion):
     if fusion not in FUSIONS: raise ValueError(f'fusion must be one of {tuple(FUSIONS)}, got {fusion!r}')
     if n_clips < 1: raise ValueError(f'n_clips must be at least 1, got {n_clips}')
     if len(classes) != model.config.n_classes: raise ValueError(f'{len(classes)} class names for {model.config.n_classes} classes')
-
-def _compiled(model):
-    from fstcn.model import compile_network
-    compile_network(model)
 
 # %% ../nbs/10_inference.ipynb #3cbb6ef6
 IMAGE_SUFFIXES = frozenset('.bmp .jpeg .jpg .png .ppm .tif .tiff .webp'.split())
@@ -274,14 +286,12 @@ class Recognizer:
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
         guard:Guard|None=None, # child processes to decode unknown files in, under a time limit
         dense:bool=False, # cut views from the maps of the whole frame: faster, close, not equal; `FstCN` only
-        compile:bool=False, # compile the network first, see `fstcn.model.compile_network`
     ):
         _check_recognizer(model, classes, n_clips, fusion)
         self.device = usable_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
         self.classes, self.n_clips, self.fusion, self.dense, self.info = tuple(classes), n_clips, fusion, dense, {}
         self.reader = VideoReader(model.config.short_side, guard=guard)
-        if compile: _compiled(self.model)
 
     @classmethod
     def load(cls,
