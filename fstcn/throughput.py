@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,14 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import video as torchvision_video
+from torchvision.transforms.functional import normalize
 
 from .experiments import environment
 from .inference import Recognizer
 from .model import FstCN, FstCNConfig, compile_network, usable_device
-from .sampling import VideoReader, crop_views, read_clip_pairs
-from .scl import LocalResponseNorm
+from .sampling import IMAGENET_MEAN, IMAGENET_STD, VideoReader, crop_views, read_clip_pairs
+from .scl import LocalResponseNorm, scl_sizes
 from .training import TrainConfig, make_optimizer
 from .video import write_video
+from .winograd import relu_conv
 
 # %% ../nbs/14c_throughput.ipynb #e3a143d4
 def _wait(device):
@@ -62,9 +65,10 @@ class NaiveFstCN(nn.Module):
     "The same network written plainly: every frame of both clips passes the shared layers, with PyTorch's own normalization, Sec. 2.2."
     def __init__(self,
         config:FstCNConfig, # sizes
+        net:FstCN|None=None, # the network whose weights to use; None: a new one
     ):
         super().__init__()
-        self.net = FstCN(config)
+        self.net = net or FstCN(config)
 
     def forward(self,
         clip:Tensor, # RGB clips (b,t,3,h,w), normalized, of which the middle frame is used
@@ -295,16 +299,19 @@ def bench_memory(
             'memory_mb': samples, 'growth_mb': _growth(samples), **environment(device)}
 
 # %% ../nbs/14c_throughput.ipynb #252f6bad
-WAYS = ('plain loop', 'exact', 'dense')
+WAYS = ('plain loop', 'naive loop', 'exact', 'dense')
 
-def _plain_loop(model, path, n_clips, device):
+def _plain_loop(model, path, n_clips, device, naive=False):
     "One view, one call of the network at a time: probabilities (m,18,n)."
-    c = model.config
+    c, net = model.config, NaiveFstCN(model.config, model) if naive else model
+    def ask(pair):                                                                              # (1,2,t,s,s,3)
+        rgb, diff = model.prepare(pair, middle)
+        return net(normalize(pair[:, 0].movedim(-1, 2)/255, IMAGENET_MEAN, IMAGENET_STD) if naive else rgb, diff)
     pairs, _ = read_clip_pairs(path, c.clip, n_clips, VideoReader(c.short_side))
     views = crop_views(pairs.movedim(-1, -3), c.crop_size).movedim(-3, -1)                      # (18,m,2,t,s,s,3)
     middle = torch.tensor([c.n_frames//2], device=device)
     with torch.inference_mode():
-        p = [model(*model.prepare(views[k, i][None].to(device), middle)).softmax(-1) for i in range(n_clips) for k in range(18)]
+        p = [ask(views[k, i][None].to(device)).softmax(-1) for i in range(n_clips) for k in range(18)]
     return torch.cat(p).cpu().unflatten(0, (n_clips, 18))
 
 def _recognize(way, config, path, n_clips, device):
@@ -315,11 +322,24 @@ def _recognize(way, config, path, n_clips, device):
     recognizer, seconds = Recognizer(model, tuple(map(str, range(config.n_classes))), device=device, dense=way == 'dense'), {}
     for m in (1, 1, n_clips):                                # the first time does not count
         recognizer.n_clips, begun = m, time.perf_counter()
-        probs = _plain_loop(recognizer.model, path, m, device) if way == 'plain loop' else recognizer.predict(path).views
+        probs = _plain_loop(recognizer.model, path, m, device, way == 'naive loop') if way.endswith('loop') else recognizer.predict(path).views
         seconds[m] = time.perf_counter() - begun
     return seconds, _memory(device, True), probs.numpy()
 
 # %% ../nbs/14c_throughput.ipynb #acb1637c
+def _layers_ms(config, device, repeats=7):
+    "Milliseconds of conv2 to conv5 with their ReLU for 18 views of a frame: as they are, and as `relu_conv` has them."
+    model, n = FstCN(config).eval().to(device, memory_format=torch.channels_last), scl_sizes(config.crop_size)
+    layers = {k: (getattr(model.scl, k), n[before]) for k, before in (('conv2', 'pool1'), ('conv3', 'pool2'), ('conv4', 'conv3'))}
+    layers |= {f'{k} conv5': (getattr(model, k).conv5, n['conv4']) for k in ('spatial', 'temporal') if hasattr(model, k)}
+    with torch.inference_mode():
+        out = {}
+        for name, (layer, size) in layers.items():
+            x = torch.rand(18, layer.in_channels, size, size, device=device).to(memory_format=torch.channels_last)
+            forms = {'convolution': lambda layer=layer, x=x: layer(x).relu_(), 'as used': partial(relu_conv(layer), x)}
+            out[name] = take_turns(forms, repeats, device)
+    return out
+
 def bench_video(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
     n_clips:int=5, # clip pairs of the video
@@ -339,5 +359,5 @@ def bench_video(
             if path == short:
                 if loop is None: loop = probs
                 rows[way] |= {'largest difference': float(abs(probs - loop).max()), 'same class in each view': float((probs.argmax(-1) == loop.argmax(-1)).mean())}
-    ratios = {f'{a} over {w}': rows[a]['seconds']/rows[w]['seconds'] for a in WAYS[:1] for w in WAYS[1:]}
-    return {'benchmark': 'video', 'config': asdict(config), 'n_clips': n_clips, 'frames': frames, 'size': size, 'seed': 0, 'results': rows, 'ratios': ratios, **environment(usable_device(device))}
+    ratios = {f'{a} over {w}': rows[a]['seconds']/rows[w]['seconds'] for a in WAYS[:2] for w in WAYS[2:]}
+    return {'benchmark': 'video', 'config': asdict(config), 'n_clips': n_clips, 'frames': frames, 'size': size, 'seed': 0, 'results': rows, 'ratios': ratios, 'layers_ms': _layers_ms(config, usable_device(device)), **environment(usable_device(device))}
