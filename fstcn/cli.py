@@ -134,9 +134,9 @@ def train(
     resume: Annotated[bool, typer.Option('--resume', help='Go on with the unfinished run in the folder.')] = False,
     validate: Annotated[float, typer.Option(min=0, max=.9, help='Share of the training videos to hold out for choosing the best epoch.')] = 0.,
     epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: 60, more for fewer than 300 videos.')] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help='Clip pairs of a step, over all devices together. Default: 32.')] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help='Clip pairs of a step, over all devices together. Default: 32; of the small network from scratch 16.')] = None,
     accumulate: Annotated[int | None, typer.Option(min=1, help='Parts that a step is cut into to fit into memory. Default: 1.')] = None,
-    lr: Annotated[float | None, typer.Option(help='Learning rate at the start. Default: 0.01.')] = None,
+    lr: Annotated[float | None, typer.Option(help='Learning rate at the start. Default: 0.01; of the small network from scratch 0.03.')] = None,
     precision: Annotated[str | None, typer.Option(help="'float32' or 'bf16'. Default: bf16 on a GPU that has it.")] = None,
     compile_it: Annotated[bool, typer.Option('--compile', help='Compile the network first: faster steps after a slow start.')] = False,
     deterministic: Annotated[bool, typer.Option('--deterministic', help='The same bits in every run, on a GPU too, at some cost.')] = False,
@@ -166,7 +166,8 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     if stage == 'frames' and running['weights'] is None: raise ValueError("--stage frames fine-tunes the last three layers of a network: name it with --weights, an ImageNet file or a checkpoint")
     videos = load_split(data, split, seed=options['seed'])
     config = getattr(FstCNConfig, size)(len(videos.classes), path=path)
-    settings = TrainConfig(epochs or max(60, -(-18000//max(1, len(videos.train)))), **options)  # a few videos need more passes to make as many steps
+    make = TrainConfig.small if size == 'small' and running['weights'] is None else TrainConfig
+    settings = make(epochs=epochs or max(60, -(-16000//max(1, len(videos.train)))), **options)  # a few videos need more passes to make as many steps
     if stage == 'frames': config, settings = frames_stage(config, settings)
     reader = _reader(config, *reading)
     _say(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, {len(videos.classes)} classes')
@@ -240,6 +241,7 @@ def reproduce(
     splits: Annotated[str, typer.Option(help='Official splits; of UT-Interaction the sequences that are left out, such as 1-10.')] = '1',
     seeds: Annotated[str, typer.Option(help='One training for each.')] = '0,1,2',
     size: Annotated[str, typer.Option(help="'small' or 'paper'.")] = 'small',
+    networks: Annotated[str | None, typer.Option(help="Only these of the tables' networks, such as 'both,tcl'.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: what the recipe says.')] = None,
     work: Annotated[Path, typer.Option(help='Folder for networks, scores and decoded frames.')] = Path('fstcn-work'),
     results: Annotated[Path, typer.Option(help='Folder for the records.')] = Path('results'),
@@ -249,7 +251,7 @@ def reproduce(
     "Train and score every row of the paper's tables, and print the tables."
     from fstcn import reproduce as machine
     tables, root = _numbers(table, '--table'), root or (work/'synthetic' if data == 'synthetic' else None)
-    what = dict(data=data, splits=_numbers(splits, '--splits'), seeds=_numbers(seeds, '--seeds'), size=size)
+    what = dict(data=data, splits=_numbers(splits, '--splits'), seeds=_numbers(seeds, '--seeds'), size=size, networks=networks.split(',') if networks else None)
     if dry_run:
         jobs = machine.plan_jobs(tables, **what)
         minutes = {n: machine.estimate_minutes(next(j for j in jobs if j.network == n), machine.open_data(data, root, jobs[0].split), device) for n in dict.fromkeys(j.network for j in jobs)}
@@ -436,7 +438,7 @@ def demo(
     split = ucf101(make_synthetic(out/'data', DEMO_CLASSES, n_groups=actors, n_clips=clips, progress=True), 1)
     typer.echo(f'2. training on {len(split.train)} videos, of {len({v.group for v in split.train})} actors')
     config = FstCNConfig.small(len(split.classes))
-    record = run_experiment(split, config, TrainConfig(epochs, batch_size=16, seed=seed, workers=workers), out, 'demo', _reader(config, out/'cache'), resume=True)
+    record = run_experiment(split, config, TrainConfig.small(epochs=epochs, seed=seed, workers=workers), out, 'demo', _reader(config, out/'cache'), resume=True)
     if record_to: write_record(record_to, record)
     typer.echo(f'3. recognized {len(split.test)} videos of the other actors, {record["n_clips"]} clip pairs x 18 views each')
     typer.echo(_table(record))

@@ -28,7 +28,7 @@ from .tp import TPOperator
 PATHS = ('both', 'scl', 'tcl')
 
 SMALL = dict(short_side=120, crop_size=108, scl_channels=(24, 48, 64, 64), spatial_channels=64, temporal_channels=32,
-             permuted_channels=32, tcl_channels=8, fc_sizes=(256, 128), fusion_size=128, dropout=.25)
+             permuted_channels=32, tcl_channels=8, fc_sizes=(256, 128), fusion_size=128, dropout=0.)
 
 def _check_config(c):
     if c.n_classes < 2: raise ValueError(f'a classifier needs at least two classes, got n_classes={c.n_classes}')
@@ -82,7 +82,7 @@ class FstCNConfig:
         n_classes:int, # action classes
         **kwargs, # fields to change
     ) -> 'FstCNConfig': # same architecture for a CPU
-        "The same layers at 108 x 108 pixels with fewer channels and less dropout: trains in minutes on two cores."
+        "The same layers at 108 x 108 pixels with fewer channels and without dropout: trains in minutes on two cores."
         return cls(n_classes, **{**SMALL, **kwargs})
 
 # %% ../nbs/08_model.ipynb #ae1d1e0b

@@ -82,8 +82,8 @@ def settings_for(
     epochs:int|None=None, # passes over the videos; None: as many as the recipe says
 ) -> TrainConfig: # how every network is trained on these videos
     "One recipe for all networks, so that a comparison compares networks."
-    clips, batch = (26000, 16) if size == 'small' else (600000, 32)
-    return TrainConfig(epochs or max(1, round(clips/len(split.train))), batch_size=batch, seed=seed)
+    make, clips = (TrainConfig.small, 16000) if size == 'small' else (TrainConfig, 600000)
+    return make(epochs=epochs or max(1, round(clips/len(split.train))), seed=seed)
 
 # %% ../nbs/14d_reproduce.ipynb #721a3ce7
 @dataclass(frozen=True)
@@ -106,12 +106,14 @@ def plan_jobs(
     splits:Sequence[int]=(1,), # numbers of splits
     seeds:Sequence[int]=(0,), # one training each
     size:str='small', # 'small' or 'paper'
+    networks:Sequence[str]|None=None, # of those that the tables need, only these; None: all
 ) -> list[Job]: # seed by seed, so that every row has a first figure early
-    "What has to be trained. Raises `ValueError` for a table that is not in the paper, or another size."
+    "What has to be trained. Raises `ValueError` for a table that is not in the paper, another size, or a network that the tables do not need."
     if set(tables) - {1, 2, 3} or not tables: raise ValueError(f'tables are 1, 2 and 3, got {list(tables)}')
     if size not in ('small', 'paper'): raise ValueError(f"size must be 'small' or 'paper', got {size!r}")
     names = dict.fromkeys(n for r in ROWS if r.table in tables for n in r.networks)
-    return [Job(data, n, split, seed, size) for seed in seeds for split in splits for n in names]
+    if wrong := set(networks or ()) - set(names): raise ValueError(f'tables {list(tables)} need {", ".join(names)}; not {", ".join(sorted(wrong))}')
+    return [Job(data, n, split, seed, size) for seed in seeds for split in splits for n in names if networks is None or n in networks]
 
 # %% ../nbs/14d_reproduce.ipynb #d88523b4
 def estimate_minutes(
@@ -215,11 +217,12 @@ def reproduce(
     results:str|Path='results', # folder for the records
     device:str|None=None, # where to run; None: a GPU if there is one
     epochs:int|None=None, # see `settings_for`
+    networks:Sequence[str]|None=None, # of those that the tables need, only these; None: all
     say:Callable[[str],None]=print, # told of every job
     progress:bool=True, # show progress bars
 ) -> dict[int,pd.DataFrame]: # the tables
     "Train, score and record what the tables need and is not there yet. Raises what data, training and scoring raise."
-    jobs = plan_jobs(tables, data, splits, seeds, size)
+    jobs = plan_jobs(tables, data, splits, seeds, size, networks)
     for i, job in enumerate(jobs):
         split = open_data(data, root, job.split)
         side = NETWORKS[job.network](len(split.classes), size).config.short_side

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
 
 from .datasets import Video
-from .video import BACKENDS, Guard, VideoError, probe_video, read_frames
+from .video import BACKENDS, Guard, VideoError, each_frame, probe_video, read_frames
 
 # %% ../nbs/04_sampling.ipynb #bde30c99
 @dataclass(frozen=True)
@@ -77,14 +77,16 @@ def frame_difference(
 def _check_crop(h, w, size):
     if not 1 <= size <= min(h, w): raise ValueError(f'a crop of {size} x {size} does not fit into frames of {h} x {w} (height x width)')
 
-def _crop_into(out, frames, rng):
-    "Copy one random square out of `frames`, (n,h,w,3), into `out`, (n,size,size,3), and flip it there with probability 1/2."
-    (h, w), size = frames.shape[1:3], out.shape[1]
+def _draw_window(h, w, size, rng):
+    "A random square, (top, left), and with probability 1/2 True: mirrored."
     _check_crop(h, w, size)
-    top, left = int(rng.integers(h - size + 1)), int(rng.integers(w - size + 1))
-    crop = frames[:, top:top+size, left:left+size]
-    if rng.random() < .5:
-        for a, b in zip(crop, out, strict=True): cv2.flip(a, 1, dst=b)     # copies and mirrors in one pass
+    return int(rng.integers(h - size + 1)), int(rng.integers(w - size + 1)), rng.random() < .5
+
+def _cut(frame, window, out):
+    "Copy the window of a picture (h,w,3) into `out`, (size,size,3)."
+    (top, left, mirrored), size = window, len(out)
+    crop = frame[top:top+size, left:left+size]
+    if mirrored: cv2.flip(crop, 1, dst=out)                                 # copies and mirrors in one pass
     else: out[:] = crop
 
 def random_crop(
@@ -93,10 +95,9 @@ def random_crop(
     rng:np.random.Generator, # source of the position and the flip
 ) -> Tensor: # frames (...,size,size,3), all cropped alike and flipped alike; a copy
     "Cut one random square out of all frames and flip all of them with probability 1/2, Sec. 2.5. Raises `ValueError` if it does not fit."
-    _check_crop(*frames.shape[-3:-1], size)
-    x = frames.numpy()
+    x, window = frames.numpy(), _draw_window(*frames.shape[-3:-1], size, rng)
     out = np.empty((*x.shape[:-3], size, size, 3), x.dtype)
-    _crop_into(out.reshape(-1, *out.shape[-3:]), x.reshape(-1, *x.shape[-3:]), rng)
+    for frame, crop in zip(x.reshape(-1, *x.shape[-3:]), out.reshape(-1, size, size, 3), strict=True): _cut(frame, window, crop)
     return torch.from_numpy(out)
 
 # %% ../nbs/04_sampling.ipynb #c6f7b825
@@ -140,7 +141,7 @@ def network_input(
 
 # %% ../nbs/04_sampling.ipynb #2517c4ee
 class Reader(Protocol):
-    "What reads a video for a data set: `VideoReader`, or `fstcn.video.FrameCache`."
+    "What reads a video for a data set: `VideoReader`, or `fstcn.video.FrameCache`. It may also have `each_frame`, as they do, which spares training a copy."
     def n_frames(self,
         path:Path, # the video file
     ) -> int: # decodable frames
@@ -175,6 +176,14 @@ class VideoReader:
     ) -> Tensor: # uint8 (len(indices),h,w,3)
         "The frames asked for, in that order. Raises `VideoError`."
         return self._call(read_frames, path, indices, self.short_side, self.backend)
+
+    def each_frame(self,
+        path:Path, # the video file
+        indices:Sequence[int], # frame numbers, any order
+    ) -> Iterator[tuple[list[int],np.ndarray]]: # places in `indices` and the picture (h,w,3), uint8, that belongs there
+        "The frames asked for as they are decoded; under a guard, when all are. Raises `VideoError`."
+        if self.guard is None: return each_frame(path, indices, self.short_side, self.backend)
+        return (([i], x) for i, x in enumerate(self.read_frames(path, indices).numpy()))
 
 # %% ../nbs/04_sampling.ipynb #5be1d902
 def _room(shape):
@@ -219,10 +228,17 @@ class ClipPairDataset(Dataset):
         rng, n = np.random.default_rng((self.seed, epoch, i)), self.reader.n_frames(self.videos[i].path)
         return rng, n, self.clip.frames(int(rng.integers(self.clip.n_starts(n))), n)
 
+    def _each_frame(self, path, indices):
+        "Places and pictures, as they come or all at once, whichever the reader can."
+        if hasattr(self.reader, 'each_frame'): return self.reader.each_frame(path, indices)
+        return (([i], x) for i, x in enumerate(self.reader.read_frames(path, indices).numpy()))
+
     def _sample(self, out, epoch, i):
         "Everything of a sample; its pixels go into `out`, (2*t,size,size,3)."
-        rng, n, wanted = self._choose(epoch, i)
-        _crop_into(out, self.reader.read_frames(self.videos[i].path, wanted.ravel().tolist()).numpy(), rng)
+        (rng, n, wanted), path, window = self._choose(epoch, i), self.videos[i].path, None
+        for places, frame in self._each_frame(path, wanted.ravel().tolist()):
+            if window is None: window = _draw_window(*frame.shape[:2], self.crop_size, rng)
+            for place in places: _cut(frame, window, out[place])
         return {'rgb_index': int(rng.integers(self.clip.n_frames)), 'label': self.videos[i].label, 'index': i, 'short': n < self.clip.span}
 
 # %% ../nbs/04_sampling.ipynb #d1ce50f6

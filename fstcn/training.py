@@ -65,6 +65,13 @@ class TrainConfig:
         if min(self.epochs, self.batch_size, self.accumulate, self.validate_every) < 1 or not self.lr > 0 or not (self.clip_norm is None or self.clip_norm > 0):
             raise ValueError(f'epochs, batch_size, accumulate, validate_every, lr and clip_norm must be positive: {self}')
 
+    @classmethod
+    def small(cls,
+        **kwargs, # fields to change
+    ) -> 'TrainConfig': # for `FstCNConfig.small`, from scratch
+        "Smaller batches and larger steps."
+        return cls(**{'batch_size': 16, 'lr': .03, **kwargs})
+
     def lr_factor(self,
         progress:float, # share of all steps done, in [0,1)
     ) -> float: # factor of `lr`
