@@ -305,13 +305,18 @@ def predict(
 @app.command()
 def fuse(
     scores: Annotated[Path, typer.Argument(metavar='SCORES.npz', help='Scores that train, evaluate or demo wrote.')],
+    against: Annotated[Path | None, typer.Option(help='Scores of the same videos by other means, such as --dense: also say how often both name the same class.')] = None,
+    record: Annotated[Path | None, typer.Option(help='Write the accuracies, and the agreement, to this JSON file.')] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print one JSON object instead of a table.')] = False,
 ) -> None:
     "Compare the ways of fusion on scores already computed: a single clip pair, the mean, SCI (Eq. 6-7), the plain maximum."
-    from fstcn.inference import Scores, compare_fusions
-    if not scores.is_file(): raise FileNotFoundError(f'{scores}: no such file; `fstcn evaluate DATA --out FOLDER` writes one')
+    from fstcn.experiments import write_record
+    from fstcn.inference import Scores, agreement, compare_fusions
+    for file in (scores, against):
+        if file and not file.is_file(): raise FileNotFoundError(f'{file}: no such file; `fstcn evaluate DATA --out FOLDER` writes one')
     got = Scores.load(scores)
-    table = compare_fusions(got)
+    table, same = compare_fusions(got), agreement(got, Scores.load(against)) if against else None
+    if record: write_record(record, {'videos': len(got.names), 'fusions': table.to_dict('index')} | ({'agreement': same} if same else {}))
     if as_json:
         typer.echo(table.to_json(orient='index'))
         return
@@ -319,6 +324,7 @@ def fuse(
     typer.echo(f'{len(got.names)} videos of {len(got.classes)} classes, {got.probs.shape[1]} clip pairs x {got.probs.shape[2]} views')
     typer.echo(f'{"":<22}{"accuracy":>10}{"top 5":>10}{"mean of classes":>18}')
     for row in table.itertuples(): typer.echo(f'{names[row.Index]:<22}{100*row.accuracy:8.1f} %{100*row.top5_accuracy:8.1f} %{100*row.mean_class_accuracy:16.1f} %')
+    if same: typer.echo(f'the same class as {against}: {100*same["sci"]:.1f} % of videos by SCI fusion, {100*same["average"]:.1f} % by averaging, {100*same["views"]:.1f} % of views')
 
 # %% ../nbs/15_cli.ipynb #1639a3e8
 @app.command()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'view_positions', 'view_probabilities', 'Prediction', 'frame_files', 'FrameFolder', 'Recognizer',
-           'predict_many', 'Scores', 'score_videos', 'compare_fusions', 'Timeline', 'timeline']
+           'predict_many', 'Scores', 'score_videos', 'compare_fusions', 'agreement', 'Timeline', 'timeline']
 
 # %% ../nbs/10_inference.ipynb #67a5395b
 import csv
@@ -504,6 +504,17 @@ def compare_fusions(
         by_class = [hit[scores.labels == c].double().mean() for c in scores.labels.unique()]
         rows[name] = {'accuracy': hit.double().mean().item(), 'top5_accuracy': top5.double().mean().item(), 'mean_class_accuracy': torch.stack(by_class).mean().item()}
     return pd.DataFrame.from_dict(rows, orient='index')
+
+# %% ../nbs/10_inference.ipynb #8bf0c296
+def agreement(
+    scores:Scores, # every view of every test video
+    other:Scores, # the same videos and views, scored in another way
+) -> dict[str,float]: # shares in [0,1] for which both name the same class: of 'views', and of videos fused by 'single', 'average', 'sci'
+    "How often two ways of scoring name the same class. Raises `ValueError` for scores of other videos, views or classes."
+    if (scores.names, scores.classes, scores.probs.shape) != (other.names, other.classes, other.probs.shape):
+        raise ValueError(f'scores of {len(scores.names)} videos in {tuple(scores.probs.shape[1:])} cannot be compared with those of {len(other.names)} in {tuple(other.probs.shape[1:])}: videos, classes and views must be the same')
+    both = {'views': (scores.probs, other.probs)} | {f: (scores.fused(f), other.fused(f)) for f in ('single', 'average', 'sci')}
+    return {k: (a.argmax(-1) == b.argmax(-1)).double().mean().item() for k, (a, b) in both.items()}
 
 # %% ../nbs/10_inference.ipynb #d10b77a4
 def _pictures(video, damage):
