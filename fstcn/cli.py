@@ -235,7 +235,7 @@ def _numbers(text, what):
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Option(help='Tables of the paper: 1, 2 or 3, or several.')] = '1,2,3',
+    table: Annotated[str, typer.Option(help='Tables of the paper: 1, 2 or 3, or several; 4: ablations of what it only argues for.')] = '1,2,3',
     data: Annotated[str, typer.Option(help="'synthetic', 'ucf101', 'hmdb51', 'ut_interaction', or a data set as `fstcn train` takes it.")] = 'synthetic',
     root: Annotated[Path | None, typer.Option(help="Where the data lies. Default for 'synthetic': in --work.")] = None,
     splits: Annotated[str, typer.Option(help='Official splits; of UT-Interaction the sequences that are left out, such as 1-10.')] = '1',
