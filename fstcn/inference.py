@@ -229,10 +229,18 @@ def _read_image(file):
     if image is None: raise VideoError(file, 'is not a readable image')
     return image[..., ::-1]
 
+def _read_folder(folder, indices, short_side):
+    files = frame_files(folder)
+    frames = [resize_frame(_read_image(files[i]), short_side) for i in indices]
+    for i, frame in zip(indices, frames, strict=True):
+        if frame.shape != frames[0].shape: raise VideoError(files[i], 'has another size than the frames before it')
+    return torch.from_numpy(np.stack(frames))
+
 @dataclass(frozen=True)
 class FrameFolder:
     "Reads a folder of frames in the role of a video file."
     short_side:int|None = None # shorter side that frames are resized to, pixels; None keeps the files'
+    guard:Guard|None = None # child processes to decode in, under a time limit: for unknown files
 
     def n_frames(self,
         path:str|Path, # the folder
@@ -245,11 +253,7 @@ class FrameFolder:
         indices:Sequence[int], # frame numbers, any order
     ) -> Tensor: # uint8 (len(indices),h,w,3)
         "The frames asked for, in that order. Raises `VideoError` for an image that is damaged or of another size."
-        files = frame_files(path)
-        frames = [resize_frame(_read_image(files[i]), self.short_side) for i in indices]
-        for i, frame in zip(indices, frames, strict=True):
-            if frame.shape != frames[0].shape: raise VideoError(files[i], 'has another size than the frames before it')
-        return torch.from_numpy(np.stack(frames))
+        return self.guard(_read_folder, path, indices, self.short_side) if self.guard else _read_folder(path, indices, self.short_side)
 
 # %% ../nbs/10_inference.ipynb #cb959443
 class _Frames:
@@ -320,7 +324,8 @@ class Recognizer:
 def _reader_of(recognizer, video):
     "What reads this kind of video."
     if not isinstance(video, str | Path): return _Frames(video, recognizer.model.config.short_side)
-    return FrameFolder(recognizer.model.config.short_side) if Path(video).is_dir() else recognizer.reader
+    reader = recognizer.reader
+    return FrameFolder(reader.short_side, reader.guard) if Path(video).is_dir() else reader
 
 def _predict(recognizer, starts, chunks, top_k=5, return_views=True, progress=False):
     "The `Prediction` from the clip pairs that start at `starts`."
@@ -386,7 +391,7 @@ def predict_many(
         todo = [str(v) for v in dict.fromkeys(map(str, videos)) if str(v) not in lines.done]
         guarded = replace(recognizer.reader, guard=guard)
         def read(video):
-            reader = FrameFolder(guarded.short_side) if Path(video).is_dir() else guarded
+            reader = FrameFolder(guarded.short_side, guard) if Path(video).is_dir() else guarded
             starts, chunks = _read_clips(reader, video, recognizer.model.config.clip, recognizer.n_clips)
             return starts, list(chunks)
         ahead = deque((v, pool.submit(read, v)) for v in todo[:workers + 1])
