@@ -186,6 +186,11 @@ class VideoReader:
         return (([i], x) for i, x in enumerate(self.read_frames(path, indices).numpy()))
 
 # %% ../nbs/04_sampling.ipynb #5be1d902
+def _pictures(reader, path, indices):
+    "Places and pictures, as they come or all at once, whichever the reader can."
+    if hasattr(reader, 'each_frame'): return reader.each_frame(path, indices)
+    return (([i], x) for i, x in enumerate(reader.read_frames(path, indices).numpy()))
+
 def _room(shape):
     "Bytes for a batch: in a worker process, in the shared memory it is handed over in; elsewhere in NumPy's, which asks the system for large pages."
     if get_worker_info() is None: return torch.from_numpy(np.empty(shape, np.uint8))
@@ -228,15 +233,10 @@ class ClipPairDataset(Dataset):
         rng, n = np.random.default_rng((self.seed, epoch, i)), self.reader.n_frames(self.videos[i].path)
         return rng, n, self.clip.frames(int(rng.integers(self.clip.n_starts(n))), n)
 
-    def _each_frame(self, path, indices):
-        "Places and pictures, as they come or all at once, whichever the reader can."
-        if hasattr(self.reader, 'each_frame'): return self.reader.each_frame(path, indices)
-        return (([i], x) for i, x in enumerate(self.reader.read_frames(path, indices).numpy()))
-
     def _sample(self, out, epoch, i):
         "Everything of a sample; its pixels go into `out`, (2*t,size,size,3)."
         (rng, n, wanted), path, window = self._choose(epoch, i), self.videos[i].path, None
-        for places, frame in self._each_frame(path, wanted.ravel().tolist()):
+        for places, frame in _pictures(self.reader, path, wanted.ravel().tolist()):
             if window is None: window = _draw_window(*frame.shape[:2], self.crop_size, rng)
             for place in places: _cut(frame, window, out[place])
         return {'rgb_index': int(rng.integers(self.clip.n_frames)), 'label': self.videos[i].label, 'index': i, 'short': n < self.clip.span}

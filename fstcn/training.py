@@ -76,8 +76,7 @@ class TrainConfig:
         progress:float, # share of all steps done, in [0,1)
     ) -> float: # factor of `lr`
         "Warm-up, then steps."
-        warm = min(1., (progress + 1e-9)/self.warmup) if self.warmup else 1.
-        return warm * .1**sum(progress >= s for s in self.lr_steps)
+        return min(1., (progress + 1e-9)/self.warmup if self.warmup else 1.) * .1**sum(progress >= s for s in self.lr_steps)
 
 # %% ../nbs/11_training.ipynb #60cc0069
 def make_optimizer(

@@ -464,6 +464,19 @@ def _mapped(root, path, short_side, max_bytes):
         return _load(file)
     finally: part.unlink(missing_ok=True)
 
+def _frames_of(cache, path):
+    "All frames of a video as a memory map (t,h,w,3), opened once in a process, or None where there is no room for them."
+    version, known = _version(path), cache._maps.get(path)
+    if known and known[0] == version: return known[1]
+    if len(cache._maps) > 1000: cache._maps.clear()
+    frames = _mapped(cache.root, path, cache.short_side, cache.max_bytes)
+    if frames is not None: cache._maps[path] = version, np.asarray(frames)
+    elif not cache._warned:
+        warnings.warn(f'{cache.root}: the frame cache is full ({cache.max_bytes} bytes)', stacklevel=4)
+        cache._warned = True
+    return frames
+
+
 # %% ../nbs/01_video.ipynb #d7f3170b
 class FrameCache:
     "Videos decoded once, at the working size, into memory-mapped files that any number of processes share."
@@ -478,18 +491,7 @@ class FrameCache:
 
     def __getstate__(self): return {**vars(self), '_maps': {}}
 
-    def _frames(self, path):
-        "All frames of a video as a memory map (t,h,w,3), opened once in a process, or None where there is no room for them."
-        version = _version(path)
-        known = self._maps.get(path)
-        if known and known[0] == version: return known[1]
-        if len(self._maps) > 1000: self._maps.clear()
-        frames = _mapped(self.root, path, self.short_side, self.max_bytes)
-        if frames is not None: self._maps[path] = version, np.asarray(frames)
-        elif not self._warned:
-            warnings.warn(f'{self.root}: the frame cache is full ({self.max_bytes} bytes)', stacklevel=3)
-            self._warned = True
-        return frames
+    def _frames(self, path): return _frames_of(self, path)
 
     def each_frame(self,
                    path:str|Path, # video file
