@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D
 
 from .inference import Scores
-from .model import SMALL, FstCN, FstCNConfig
+from .model import SMALL, FstCN, FstCNConfig, _init_weights
 from .sampling import IMAGENET_MEAN, IMAGENET_STD, ClipSpec, network_input
 from .scl import FullyConnected, LocalResponseNorm, SpatialLayers, SpatialPath, conv_size, pool_size, scl_sizes
 
@@ -72,12 +72,6 @@ def clip_frames(
 
 # %% ../nbs/13_baselines.ipynb #c5e8b51f
 _SPACE = ((7, 2, 0), (5, 2, 1), (3, 1, 1), (3, 1, 1), (3, 1, 1))  # kernel, stride, padding of conv1 to conv5, Sec. 2.5
-
-def _init_weights(layer):
-    "He et al.'s normal initialization and zero biases, as `FstCN` has them."
-    if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
-        nn.init.zeros_(layer.bias)
 
 class _Net3d(nn.Module):
     "A network whose kernels have three axes."

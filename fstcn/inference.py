@@ -122,7 +122,7 @@ class _SharedViews:
     "Logits of every view of clip pairs by an `FstCN`, each distinct frame and each distinct difference once."
     def __init__(self, model, positions, dense):
         self.model, self.positions, self.known, self.maps = model, positions, {}, _dense_maps if dense else _view_maps
-        self.per_pass = max(1, (18 if next(model.parameters()).device.type == 'cpu' else 144)//max(1, len(positions)))     # pictures
+        self.per_pass = max(1, (18 if next(model.parameters()).device.type == 'cpu' else 144)//len(positions))     # pictures
         shared = [relu_conv(layer) for layer in (model.scl.conv2, model.scl.conv3, model.scl.conv4)]
         branches = [name for name in ('spatial', 'temporal') if hasattr(model, name)]
         self.paths = {name: _Path(model.scl, *shared, relu_conv(getattr(model, name).conv5), getattr(model, name).pool) for name in branches}

@@ -113,7 +113,7 @@ class TemporalPath(nn.Module):
 # %% ../nbs/08_model.ipynb #12927cae
 def _init_weights(layer):
     "He et al.'s normal initialization for layers with ReLU, zero biases; P keeps its own."
-    if isinstance(layer, nn.Conv2d | nn.Linear):
+    if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
         nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
         nn.init.zeros_(layer.bias)
 

@@ -22,7 +22,7 @@ from .datasets import VideoSplit, hmdb51, load_split, ucf101, ut_interaction
 from .experiments import accuracy_by_views, compare_weights, environment, mean_and_std, run_experiment, score_together, write_record
 from .inference import Recognizer, Scores, view_probabilities
 from .model import FstCN, FstCNConfig, read_tensors
-from .sampling import IMAGENET_STD, Reader, VideoReader, network_input
+from .sampling import Reader, VideoReader, network_input
 from .synthetic import CLASSES, make_synthetic
 from .training import TrainConfig, make_accelerator, make_optimizer, train_step
 from .video import FrameCache
@@ -76,9 +76,9 @@ def signed_input(
     dtype:torch.dtype=torch.float32, # floating type of the result
 ) -> tuple[Tensor,Tensor]: # rgb (b,3,h,w) and diff (b,t,3,h,w)
     "`network_input` with a difference that keeps its sign, instead of Eq. 4. Raises `ValueError` as that does."
-    rgb, _ = network_input(pairs, rgb_index, dtype)
+    rgb, diff = network_input(pairs, rgb_index, dtype)
     clip, later = pairs.to(dtype).unbind(1)
-    return rgb, ((later - clip)/(255*torch.tensor(IMAGENET_STD, dtype=dtype, device=pairs.device))).permute(0, 1, 4, 2, 3)
+    return rgb, diff*(later - clip).sign().permute(0, 1, 4, 2, 3)
 
 def _signed(n_classes, size):
     net = _fstcn()(n_classes, size)

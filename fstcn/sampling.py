@@ -152,6 +152,10 @@ class Reader(Protocol):
     ) -> Tensor: # uint8 (len(indices),h,w,3)
         "The frames asked for, in that order."
 
+def _in_order(frames):
+    "Frames that are all there, in the form of `each_frame`."
+    return (([i], x) for i, x in enumerate(frames.numpy()))
+
 @dataclass(frozen=True)
 class VideoReader:
     "Reads frames from the video file each time; opens nothing before it is asked, so it may cross to worker processes. Raises `ValueError` for an unknown backend."
@@ -183,13 +187,13 @@ class VideoReader:
     ) -> Iterator[tuple[list[int],np.ndarray]]: # places in `indices` and the picture (h,w,3), uint8, that belongs there
         "The frames asked for as they are decoded; under a guard, when all are. Raises `VideoError`."
         if self.guard is None: return each_frame(path, indices, self.short_side, self.backend)
-        return (([i], x) for i, x in enumerate(self.read_frames(path, indices).numpy()))
+        return _in_order(self.read_frames(path, indices))
 
 # %% ../nbs/04_sampling.ipynb #5be1d902
 def _pictures(reader, path, indices):
     "Places and pictures, as they come or all at once, whichever the reader can."
     if hasattr(reader, 'each_frame'): return reader.each_frame(path, indices)
-    return (([i], x) for i, x in enumerate(reader.read_frames(path, indices).numpy()))
+    return _in_order(reader.read_frames(path, indices))
 
 def _room(shape):
     "Bytes for a batch: in a worker process, in the shared memory it is handed over in; elsewhere in NumPy's, which asks the system for large pages."

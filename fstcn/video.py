@@ -472,7 +472,7 @@ def _frames_of(cache, path):
     frames = _mapped(cache.root, path, cache.short_side, cache.max_bytes)
     if frames is not None: cache._maps[path] = version, np.asarray(frames)
     elif not cache._warned:
-        warnings.warn(f'{cache.root}: the frame cache is full ({cache.max_bytes} bytes)', stacklevel=4)
+        warnings.warn(f'{cache.root}: the frame cache is full ({cache.max_bytes} bytes)', stacklevel=3)
         cache._warned = True
     return frames
 
@@ -491,14 +491,12 @@ class FrameCache:
 
     def __getstate__(self): return {**vars(self), '_maps': {}}
 
-    def _frames(self, path): return _frames_of(self, path)
-
     def each_frame(self,
                    path:str|Path, # video file
                    indices:Sequence[int], # frame numbers, as in `fstcn.video.each_frame`
                    )->Iterator[tuple[list[int],np.ndarray]]: # places in `indices` and the picture (h,w,3), uint8 RGB, that belongs there
         "The same as `each_frame(path, indices, short_side)`, in the order asked and without a copy, with the same errors."
-        frames = self._frames(path)
+        frames = _frames_of(self, path)
         if frames is None: yield from each_frame(path, indices, self.short_side)
         else: yield from (([place], frames[i]) for place, i in enumerate(_checked(path, indices, len(frames))))
 
@@ -507,7 +505,7 @@ class FrameCache:
                     indices:Sequence[int], # frame numbers, as in `fstcn.video.read_frames`
                     )->Tensor: # (len(indices),h,w,3) uint8 RGB
         "The same as `read_frames(path, indices, short_side)`, with the same errors."
-        frames = self._frames(path)
+        frames = _frames_of(self, path)
         if frames is None: return read_frames(path, indices, self.short_side)
         return torch.from_numpy(frames[_checked(path, indices, len(frames))])
 
@@ -515,5 +513,5 @@ class FrameCache:
                  path:str|Path, # video file
                  )->int: # frames that can be decoded
         "The number of frames of a video. Raises `VideoError`."
-        frames = self._frames(path)
+        frames = _frames_of(self, path)
         return probe_video(path).n_frames if frames is None else len(frames)
