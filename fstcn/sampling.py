@@ -152,10 +152,6 @@ class Reader(Protocol):
     ) -> Tensor: # uint8 (len(indices),h,w,3)
         "The frames asked for, in that order."
 
-def _in_order(frames):
-    "Frames that are all there, in the form of `each_frame`."
-    return (([i], x) for i, x in enumerate(frames.numpy()))
-
 @dataclass(frozen=True)
 class VideoReader:
     "Reads frames from the video file each time; opens nothing before it is asked, so it may cross to worker processes. Raises `ValueError` for an unknown backend."
@@ -190,6 +186,10 @@ class VideoReader:
         return _in_order(self.read_frames(path, indices))
 
 # %% ../nbs/04_sampling.ipynb #5be1d902
+def _in_order(frames):
+    "Frames that are all there, in the form of `each_frame`."
+    return (([i], x) for i, x in enumerate(frames.numpy()))
+
 def _pictures(reader, path, indices):
     "Places and pictures, as they come or all at once, whichever the reader can."
     if hasattr(reader, 'each_frame'): return reader.each_frame(path, indices)
