@@ -35,10 +35,10 @@ def _square(rows, like):
     m = torch.tensor([[float(v) for v in row] for row in rows], dtype=torch.double)
     return torch.kron(m, m).to(like)
 
-def _phases(x):
-    "Every second row and column, from four corners: (b,h,w,c) -> (b,h/2,w/2,4*c)."
+def _phases(x, s):
+    "Every `s`-th row and column, from each corner of a square of s x s: a view (b,h/s,w/s,s,s,c) of (b,h,w,c)."
     b, h, w, c = x.shape
-    return x.view(b, h//2, 2, w//2, 2, c).transpose(2, 3).flatten(3)
+    return x.view(b, h//s, s, w//s, s, c).transpose(2, 3)
 
 # %% ../nbs/09b_winograd.ipynb #f587ff0a
 class Winograd:
@@ -53,7 +53,7 @@ class Winograd:
         if form not in (((3, 3), (1, 1)), ((5, 5), (2, 2))) or conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != 'zeros' or conv.bias is None:
             raise ValueError(f'Winograd is for convolutions of 3 x 3 with stride 1 or 5 x 5 with stride 2, with a bias, got {conv}')
         w = conv.weight.detach().permute(2, 3, 1, 0)                              # (3,3,c,o), or (5,5,c,o)
-        if self.stride == 2: w = _phases(F.pad(w, (0, 0, 0, 0, 0, 1, 0, 1)).permute(3, 0, 1, 2)).permute(1, 2, 3, 0)      # (3,3,4*c,o)
+        if self.stride == 2: w = _phases(F.pad(w, (0, 0, 0, 0, 0, 1, 0, 1)).permute(3, 0, 1, 2), 2).flatten(3).permute(1, 2, 3, 0)      # (3,3,4*c,o)
         a, b, g = (_square(m, w) for m in _matrices(points))
         self.weight = (g @ w.flatten(0, 1).flatten(1)).view(36, *w.shape[2:])
         self.bias, self.before, self.after = conv.bias.detach(), b, a
@@ -67,18 +67,19 @@ class Winograd:
         out = [(n + 2*p - k)//s + 1 for n, p in zip((h, w), self.padding, strict=True)]
         tiles = [-(-n//4) for n in out]
         top, left = self.padding
-        x = F.pad(x, (0, 0, left, s*(4*tiles[1] + 2) - w - left, top, s*(4*tiles[0] + 2) - h - top))
+        pad = 0, 0, left, s*(4*tiles[1] + 2) - w - left, top, s*(4*tiles[0] + 2) - h - top
         n = max(1, self.room//(36*tiles[0]*tiles[1]*len(self.weight[0])*x.element_size()))
         y = x.new_empty(len(x), 4*tiles[0], 4*tiles[1], len(self.bias))
-        for some, place in zip(x.split(n), y.split(n), strict=True): self._few(_phases(some) if s == 2 else some, place, *tiles)
+        for some, place in zip(x.split(n), y.split(n), strict=True): self._few(F.pad(some, pad), place, *tiles)
         return y[:, :out[0], :out[1]].permute(0, 3, 1, 2)
 
     def _few(self, x, out, rows, columns):
-        "From padded maps (b,4*rows+2,4*columns+2,c) into `out`, (b,4*rows,4*columns,o)."
-        tiles = x.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)       # (6,6,b,rows,columns,c)
-        tiles = (self.before @ tiles.reshape(36, -1)).view(36, -1, x.shape[3])    # (36,tiles,c)
-        tiles = self.after @ torch.bmm(tiles, self.weight).flatten(1)             # (16,tiles*o)
-        tiles = tiles.view(4, 4, len(x), rows, columns, -1).permute(2, 3, 0, 4, 1, 5)
+        "From padded maps (b,s*(4*rows+2),s*(4*columns+2),c) into `out`, (b,4*rows,4*columns,o)."
+        tiles = _phases(x, self.stride).unfold(1, 6, 4).unfold(2, 6, 4).permute(0, 1, 2, 6, 7, 3, 4, 5)     # (b,rows,columns,6,6,s,s,c)
+        tiles = self.before @ tiles.reshape(-1, 36, self.weight.shape[1])         # (tiles,36,s*s*c)
+        products = torch.bmm(tiles.transpose(0, 1), self.weight)                  # (36,tiles,o)
+        tiles = self.after @ products.transpose(0, 1)                             # (tiles,16,o)
+        tiles = tiles.view(len(x), rows, columns, 4, 4, -1).permute(0, 1, 3, 2, 4, 5)
         torch.add(tiles, self.bias, out=out.view(len(x), rows, 4, columns, 4, -1))
         out.relu_()
 
