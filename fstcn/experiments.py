@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CROPS', 'environment', 'summarize', 'accuracy_by_views', 'paired_test', 'compare_weights', 'score_together',
-           'run_experiment', 'save_scores', 'write_record', 'read_records', 'mean_and_std']
+           'run_experiment', 'save_scores', 'write_record', 'read_records', 'mean_and_std', 'mean_difference']
 
 # %% ../nbs/14_experiments.ipynb #440a077e
 import json
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_ind
 from torch import Tensor, nn
 
 from .datasets import Video, VideoSplit, checksum, hold_out
@@ -212,3 +212,12 @@ def mean_and_std(
 ) -> str: # such as '93.1 ± 0.8 %'
     "Mean and standard deviation (of the sample) over seeds, in percent."
     return f'{100*values.mean():.1f} ± {100*values.std(ddof=1):.1f} %' if len(values) > 1 else f'{100*values.mean():.1f} %'
+
+def mean_difference(
+    values:Sequence[float], # one figure per seed of one network, shares in [0,1]; two or more
+    others:Sequence[float], # the same of another
+) -> str: # such as '+9.3 points (7.1 to 11.5)'
+    "Difference of two means in percentage points, with its 95 % interval over seeds (Welch's: the spreads may differ)."
+    mean = 100*(sum(values)/len(values) - sum(others)/len(others))
+    low, high = (100*v for v in ttest_ind(values, others, equal_var=False).confidence_interval())
+    return f'{mean:+.1f} points ({low:+.1f} to {high:+.1f})'
