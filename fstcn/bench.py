@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .datasets import Video, ucf101
 from .experiments import environment
-from .sampling import ClipPairDataset, ClipSpec, EpochSampler, VideoReader, collate_pairs
+from .sampling import ClipPairDataset, ClipSpec, EpochSampler, collate_pairs
 from .synthetic import DEMO_CLASSES, make_synthetic
 from .video import BACKENDS, FrameCache, _import, _memory, probe_video, read_frames, write_video
 
@@ -119,14 +119,14 @@ def _in_turn(tasks:dict[str,Callable[[int],None]], repeats:int) -> dict[str,np.n
             seconds[name].append(time.perf_counter() - begun)
     return {k: np.array(v[1:]) for k, v in seconds.items()}
 
-def _overhead(videos:Sequence[Video], crop_size:int, backend:str='auto', epochs:int=9) -> dict[str,float]:
+def _overhead(videos:Sequence[Video], crop_size:int, epochs:int=9) -> dict[str,float]:
     "What an epoch takes before and after decoding, over decoding: medians of the rounds."
-    data = ClipPairDataset(videos, crop_size, reader=VideoReader(backend=backend))
+    data = ClipPairDataset(videos, crop_size)
     def wanted(epoch, i): return sorted(set(data._choose(epoch, i)[2].ravel().tolist()))
     known = [[wanted(epoch, i) for i in range(len(videos))] for epoch in range(epochs + 1)]
     def decode(epoch, choose):
         for i, v in enumerate(videos):
-            for _ in BACKENDS[backend](v.path, wanted(epoch, i) if choose else known[epoch][i]): pass
+            for _ in BACKENDS['auto'](v.path, wanted(epoch, i) if choose else known[epoch][i]): pass
     s = _in_turn({'decode': lambda epoch: decode(epoch, False), 'choose and decode': lambda epoch: decode(epoch, True), 'whole': _loader(data)}, epochs)
     parts = {'before': s['choose and decode'] - s['decode'], 'after': s['whole'] - s['choose and decode']}
     return {k: float(np.median(v/s['decode'])) for k, v in parts.items()}
@@ -161,9 +161,11 @@ def bench_loading(
         data = ClipPairDataset(videos*3, 108)
         seconds = _in_turn({'no cache, this process': _loader(data), 'no cache, 1 worker': _loader(data, 1), 'no cache, 2 workers': _loader(data, 2),
                             'warm cache, this process': _loader(ClipPairDataset(data.videos, 108, reader=FrameCache(Path(folder)/'cache')))}, 9)
-        scenes = [Video(write_video(Path(folder)/f'{i}.avi', _scene(n, seed=i)), 0) for i, n in enumerate((60, 120, 180, 240)*8)]
-        overhead = {'embedded data set, 120 x 160': _overhead(videos, 108), 'scenes of 240 x 320': _overhead(scenes, 204, epochs=25),
-                    'scenes, decoded forward only': _overhead(scenes, 204, 'pyav')}
+        overhead = {'embedded data set, 120 x 160': _overhead(videos, 108)}
+        for kind in list(FORMATS)[:2]:
+            suffix, options = FORMATS[kind]
+            scenes = [Video(write_video(Path(folder)/f'{i}{suffix}', _scene(n, seed=i), **options), 0) for i, n in enumerate((60, 120, 180, 240)*8)]
+            overhead[f'{kind}, 240 x 320'] = _overhead(scenes, 204, epochs=25)
         torch.set_num_threads(threads)
     ratios = {'two workers over one': ('no cache, 1 worker', 'no cache, 2 workers'), 'warm cache over none': ('no cache, this process', 'warm cache, this process')}
     ratios = {k: float(np.median(seconds[a]/seconds[b])) for k, (a, b) in ratios.items()}
