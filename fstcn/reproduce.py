@@ -112,7 +112,7 @@ def settings_for(
     epochs:int|None=None, # passes over the videos; None: as many as the recipe says
 ) -> TrainConfig: # how every network is trained on these videos
     "One recipe for all networks, so that a comparison compares networks."
-    make, clips = (TrainConfig.small, 16000) if size == 'small' else (TrainConfig, 600000)
+    make, clips = (TrainConfig.small, 48000) if size == 'small' else (TrainConfig, 600000)
     return make(epochs=epochs or max(1, round(clips/len(split.train))), seed=seed)
 
 # %% ../nbs/14d_reproduce.ipynb #721a3ce7
