@@ -152,8 +152,10 @@ def _matching_seconds() -> float:
 def bench_loading(
     n_groups:int=25, # actors of the embedded data set, six classes each
     n_clips:int=4, # videos of each actor and class
+    own:Sequence[str|Path]=(), # video files of your own, for the overhead on them
 ) -> dict: # record: seconds of an epoch, and the ratios
-    "Time an epoch of training samples: overhead over decoding, one worker and two, without and with a warm cache; and matching UCF-101's lists."
+    "Time an epoch of training samples: overhead over decoding, one worker and two, without and with a warm cache; and matching UCF-101's lists. Raises `VideoError` for a file of `own` that cannot be read."
+    sizes = [n for info in map(probe_video, own) for n in (info.height, info.width)]
     with tempfile.TemporaryDirectory() as folder:
         videos = ucf101(make_synthetic(Path(folder)/'data', DEMO_CLASSES, n_groups, n_clips, workers=1 if n_groups*n_clips < 20 else None), 1).train
         threads = torch.get_num_threads()
@@ -166,6 +168,8 @@ def bench_loading(
             suffix, options = FORMATS[kind]
             scenes = [Video(write_video(Path(folder)/f'{i}{suffix}', _scene(n, seed=i), **options), 0) for i, n in enumerate((60, 120, 180, 240)*8)]
             overhead[f'{kind}, 240 x 320'] = _overhead(scenes, 204, epochs=25)
+        if own:
+            overhead[f'{len(own)} files of {Path(own[0]).parent.name}'] = _overhead([Video(p, 0) for p in own]*max(1, 32//len(own)), min(204, *sizes), epochs=25)
         torch.set_num_threads(threads)
     ratios = {'two workers over one': ('no cache, 1 worker', 'no cache, 2 workers'), 'warm cache over none': ('no cache, this process', 'warm cache, this process')}
     ratios = {k: float(np.median(seconds[a]/seconds[b])) for k, (a, b) in ratios.items()}

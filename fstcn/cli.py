@@ -359,6 +359,7 @@ def bench(
                                              "'lrn': normalization against PyTorch's own; 'forward' and 'step': the network and its training against its naive form and torchvision's; "
                                              "'memory': 2,000 training steps; 'video': a whole video against the plain loop over its views.")],
     record: Annotated[Path | None, typer.Option(help='Also write the record to this file.')] = None,
+    videos: Annotated[Path | None, typer.Option(help="With 'loading': a folder of videos to measure beside those made here.")] = None,
     device: Device = None,
 ) -> None:
     "Measure this machine, rivals side by side, in a few minutes."
@@ -366,8 +367,9 @@ def bench(
 
     from fstcn.experiments import write_record
     if what not in BENCHMARKS: raise ValueError(f'there is no benchmark {what!r}: choose one of {", ".join(BENCHMARKS)}')
+    if videos and what != 'loading': raise ValueError(f"--videos goes with the benchmark 'loading', not with {what!r}")
     module = import_module(f'fstcn.{BENCHMARKS[what]}')
-    options = {'device': device} if BENCHMARKS[what] == 'throughput' else {'progress': True} if what == 'reading' else {}
+    options = {'device': device} if BENCHMARKS[what] == 'throughput' else {'progress': True} if what == 'reading' else {'own': _videos_in(videos)} if videos else {}
     got = getattr(module, f'bench_{what}')(**options)
     if record: write_record(record, got)
     typer.echo(json.dumps(got, indent=1))

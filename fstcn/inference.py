@@ -106,11 +106,11 @@ def _view_maps(path, x, positions, size):
 # %% ../nbs/10_inference.ipynb #9cb5e97f
 def _dense_maps(path, x, positions, size):
     "The last maps of a path for every view, cut from those of the whole frame at the nearest position: (b*k,c,h',w')."
-    scl, maps, views = path.scl, {}, []
+    scl, views, sides = path.scl, [], sorted({m for *_, m in positions})
     n, (h, w) = scl_sizes(size)['conv4'], (scl_sizes(v)['conv4'] for v in x.shape[-2:])
-    for mirrored in {m for *_, m in positions}:
-        pool1 = scl.pool(scl.norm(scl.conv1(_channels_last(x.flip(-1) if mirrored else x)).relu_()))
-        maps[mirrored] = path.after_pool1(pool1)
+    frames = _channels_last(torch.cat([x.flip(-1) if mirrored else x for mirrored in sides]))
+    pool1 = torch.cat([scl.pool(scl.norm(scl.conv1(frame).relu_())) for frame in frames.split(1)])   # large maps, one frame at a time
+    maps = dict(zip(sides, path.after_pool1(pool1).split(len(x)), strict=True))
     for top, left, mirrored in positions:
         if mirrored: left = x.shape[-1] - size - left
         i, j = min(round(top/16), h - n), min(round(left/16), w - n)
@@ -122,7 +122,7 @@ class _SharedViews:
     "Logits of every view of clip pairs by an `FstCN`, each distinct frame and each distinct difference once."
     def __init__(self, model, positions, dense):
         self.model, self.positions, self.known, self.maps = model, positions, {}, _dense_maps if dense else _view_maps
-        self.per_pass = max(1, (18 if next(model.parameters()).device.type == 'cpu' else 144)//len(positions))     # pictures
+        self.per_pass = 8 if dense else max(1, (18 if next(model.parameters()).device.type == 'cpu' else 144)//len(positions))     # pictures
         shared = [relu_conv(layer) for layer in (model.scl.conv2, model.scl.conv3, model.scl.conv4)]
         branches = [name for name in ('spatial', 'temporal') if hasattr(model, name)]
         self.paths = {name: _Path(model.scl, *shared, relu_conv(getattr(model, name).conv5), getattr(model, name).pool) for name in branches}
