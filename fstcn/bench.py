@@ -149,6 +149,7 @@ def _matching_seconds() -> float:
         assert len(split.train) + len(split.test) == 13320
         return time.perf_counter() - begun
 
+# %% ../nbs/14b_bench.ipynb #c3d9a1e4
 def bench_loading(
     n_groups:int=25, # actors of the embedded data set, six classes each
     n_clips:int=4, # videos of each actor and class
