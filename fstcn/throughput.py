@@ -320,11 +320,11 @@ def _recognize(way, config, path, n_clips, device):
     model = FstCN(config)
     nn.init.normal_(model.classifier.weight, std=.3)         # the classes of an untrained network hardly differ otherwise
     recognizer, seconds = Recognizer(model, tuple(map(str, range(config.n_classes))), device=device, dense=way == 'dense'), {}
-    for m in (1, 1, n_clips):                                # the first time does not count
+    for m in (1, 1, 1, n_clips, n_clips):                    # the first time does not count, and the better of two does
         recognizer.n_clips, begun = m, time.perf_counter()
         probs = _plain_loop(recognizer.model, path, m, device, way == 'naive loop') if way.endswith('loop') else recognizer.predict(path).views
-        seconds[m] = time.perf_counter() - begun
-    return seconds, _memory(device, True), probs.numpy()
+        seconds.setdefault(m, []).append(time.perf_counter() - begun)
+    return {m: min(s[-2:]) for m, s in seconds.items()}, _memory(device, True), probs.numpy()
 
 # %% ../nbs/14c_throughput.ipynb #acb1637c
 def _layers_ms(config, device, repeats=7):
