@@ -19,52 +19,55 @@ def _negative_power(d, beta):
     r = d.rsqrt()
     return r * r.sqrt()
 
-def _squares(x, scale):
-    "Squares times `scale`, at least in single precision."
-    return (x if x.dtype == torch.float64 else x.float()).square() * scale
+def _wide(x): return x if x.dtype == torch.float64 else x.float()
 
 def _lrn(x, size, alpha, beta, k):
     "Local response normalization in plain operations, which a compiler fuses."
-    s = F.pad(_squares(x, alpha/size), (0, 0, 0, 0, size//2, size//2))
+    s = F.pad(_wide(x).square()*(alpha/size), (0, 0, 0, 0, size//2, size//2))
     d = k + sum(s[:, i:i + x.shape[1]] for i in range(size))
     return (x * _negative_power(d, beta)).to(x.dtype)
 
 # %% ../nbs/05_scl.ipynb #cac1249d
-def _add_neighbors(out, s, size):
-    "Add to each channel of `out` the channels of `s` around it, in place."
+def _add_neighbors(out, s, size, scale=1.):
+    "Add to each channel of `out` the channels of `s` around it times `scale`, in place."
     for i in range(1, size//2 + 1):
-        out[:, i:] += s[:, :-i]
-        out[:, :-i] += s[:, i:]
+        out[:, i:].add_(s[:, :-i], alpha=scale)
+        out[:, :-i].add_(s[:, i:], alpha=scale)
     return out
+
+def _parts(*maps, room=2**21):
+    "Several maps (b,c,h,w) of one shape, some frames or some rows at a time; on a CPU as many as have `room` bytes."
+    b, c, h, w = maps[0].shape
+    if maps[0].device.type != 'cpu' or not maps[0].numel(): return [maps]
+    rows = max(1, room//(c*w*maps[0].element_size()))
+    return zip(*([part for few in m.split(max(1, rows//h)) for part in few.split(rows, 2)] for m in maps), strict=True)
 
 class _LRN(torch.autograd.Function):
     "Local response normalization with few passes over the memory, and its backward pass written out."
     @staticmethod
     def energy(x, size, alpha, k):
-        s = _squares(x, alpha/size)
-        return _add_neighbors(s + k, s, size)
+        s = x.square()
+        return _add_neighbors((s*(alpha/size)).add_(k), s, size, alpha/size)
 
     @staticmethod
     def forward(ctx, x, size, alpha, beta, k):
         ctx.save_for_backward(x)
         ctx.args = size, alpha, beta, k
-        return _negative_power(_LRN.energy(x, size, alpha, k), beta).mul_(x).to(x.dtype)
+        y = torch.empty_like(x)
+        for to, part in _parts(y, x): torch.mul(_negative_power(_LRN.energy(_wide(part), size, alpha, k), beta), part, out=to)
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
         (x,), (size, alpha, beta, k) = ctx.saved_tensors, ctx.args
-        d = _LRN.energy(x, size, alpha, k)
-        gs = _negative_power(d, beta).mul_(g)
-        t = (gs*x).div_(d).mul_(-2*beta*alpha/size)
-        return gs.add_(_add_neighbors(t.clone(), t, size).mul_(x)).to(x.dtype), None, None, None, None
-
-# %% ../nbs/05_scl.ipynb #5c1a0b05
-def _few_at_a_time(layer, x, size, room):
-    "`layer` of each frame of `x`; on a CPU as many at a time as have maps (`size` numbers each) of `room` bytes in all, which fit its cache."
-    if x.device.type != 'cpu' or torch.compiler.is_compiling(): return layer(x)
-    n = max(1, room//(size*x.element_size()))
-    return torch.cat([layer(few) for few in x.split(n)]) if len(x) > n else layer(x)
+        out = torch.empty_like(x)
+        for to, g, x in _parts(out, g, x):
+            d = _LRN.energy(x := _wide(x), size, alpha, k)
+            gs = _negative_power(d, beta).mul_(g)
+            t = (gs*x).div_(d).mul_(-2*beta*alpha/size)
+            torch.add(gs, _add_neighbors(t.clone(), t, size).mul_(x), out=to)
+        return out, None, None, None, None
 
 # %% ../nbs/05_scl.ipynb #fdc12741
 class LocalResponseNorm(nn.Module):
@@ -85,7 +88,7 @@ class LocalResponseNorm(nn.Module):
         "Divide every activation by a power of the energy in its channel window. Raises `ValueError` for another number of axes."
         if x.dim() != 4: raise ValueError(f'expected activations (b,c,h,w), got {tuple(x.shape)}')
         form = _lrn if torch.compiler.is_compiling() else _LRN.apply
-        return _few_at_a_time(lambda few: form(few, self.size, self.alpha, self.beta, self.k), x, x.shape[1:].numel(), 2**21)
+        return form(x, self.size, self.alpha, self.beta, self.k)
 
     def extra_repr(self): return f'{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}'
 
@@ -144,7 +147,9 @@ class SpatialLayers(nn.Module):
         x:Tensor, # frames (b,3,h,w), normalized
     ) -> Tensor: # feature maps (b,c4,h',w'); 12 x 12 for 204 x 204
         "Feature maps of each frame."
-        return _few_at_a_time(self._maps, x, self.conv1.out_channels*conv_size(x.shape[2], 7, 2)*conv_size(x.shape[3], 7, 2), 2**23)
+        if x.device.type != 'cpu' or torch.compiler.is_compiling(): return self._maps(x)
+        room = self.conv1.out_channels*conv_size(x.shape[2], 7, 2)*conv_size(x.shape[3], 7, 2)*x.element_size()  # bytes of a frame's maps
+        return torch.cat([self._maps(few) for few in x.split(max(1, 2**23//room))])
 
 # %% ../nbs/05_scl.ipynb #df13bceb
 class FullyConnected(nn.Module):
