@@ -114,8 +114,8 @@ def _dense_maps(path, x, positions, size):
     for top, left, mirrored in positions:
         if mirrored: left = x.shape[-1] - size - left
         i, j = min(round(top/16), h - n), min(round(left/16), w - n)
-        views.append(maps[mirrored][..., i:i+n, j:j+n])
-    return path.pool(_channels_last(torch.stack(views, 1).flatten(0, 1)))
+        views.append(path.pool(maps[mirrored][..., i:i+n, j:j+n]))
+    return torch.stack(views, 1).flatten(0, 1)
 
 # %% ../nbs/10_inference.ipynb #e1574e8c
 class _SharedViews:
