@@ -105,17 +105,22 @@ def _view_maps(path, x, positions, size):
 
 # %% ../nbs/10_inference.ipynb #9cb5e97f
 def _dense_maps(path, x, positions, size):
-    "The last maps of a path for every view, cut from those of the whole frame at the nearest position: (b*k,c,h',w')."
-    scl, views, sides = path.scl, [], sorted({m for *_, m in positions})
-    n, (h, w) = scl_sizes(size)['conv4'], (scl_sizes(v)['conv4'] for v in x.shape[-2:])
-    frames = _channels_last(torch.cat([x.flip(-1) if mirrored else x for mirrored in sides]))
-    pool1 = torch.cat([scl.pool(scl.norm(scl.conv1(frame).relu_())) for frame in frames.split(1)])   # large maps, one frame at a time
-    maps = dict(zip(sides, path.after_pool1(pool1).split(len(x)), strict=True))
-    for top, left, mirrored in positions:
+    "The last maps of a path for every view, cut from those of the whole frame within 8 pixels of its place: (b*k,c,h',w')."
+    scl, n, cuts, views = path.scl, scl_sizes(size)['conv4'], {}, {}
+    def place(start, length):                                           # where a pass begins, and which of its maps' rows or columns is the view's first
+        i = min(round(start/16), scl_sizes(length)['conv4'] - n)
+        return (0, i) if abs(start - 16*i) <= 8 else (start, 0)
+    for k, (top, left, mirrored) in enumerate(positions):
         if mirrored: left = x.shape[-1] - size - left
-        i, j = min(round(top/16), h - n), min(round(left/16), w - n)
-        views.append(path.pool(maps[mirrored][..., i:i+n, j:j+n]))
-    return torch.stack(views, 1).flatten(0, 1)
+        (y, i), (z, j) = place(top, x.shape[-2]), place(left, x.shape[-1])
+        cuts.setdefault((y, z), []).append((k, mirrored, i, j))
+    for (y, z), members in cuts.items():
+        sides = sorted({mirrored for _, mirrored, *_ in members})
+        frames = _channels_last(torch.cat([(x.flip(-1) if mirrored else x)[..., y:, z:] for mirrored in sides]))
+        pool1 = torch.cat([scl.pool(scl.norm(scl.conv1(frame).relu_())) for frame in frames.split(1)])   # large maps, one frame at a time
+        maps = dict(zip(sides, path.after_pool1(pool1).split(len(x)), strict=True))
+        views |= {k: path.pool(maps[mirrored][..., i:i+n, j:j+n]) for k, mirrored, i, j in members}
+    return torch.stack([views[k] for k in range(len(positions))], 1).flatten(0, 1)
 
 # %% ../nbs/10_inference.ipynb #e1574e8c
 class _SharedViews:
