@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'NETWORKS', 'Row', 'signed_input', 'open_data', 'settings_for', 'Job', 'plan_jobs', 'estimate_minutes',
-           'run_job', 'fuse_streams', 'read_table', 'reproduce']
+           'run_job', 'fuse_streams', 'pair_networks', 'read_table', 'reproduce']
 
 # %% ../nbs/14d_reproduce.ipynb #af88fad8
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .baselines import BASELINES, fuse_two_stream
 from .datasets import VideoSplit, hmdb51, load_split, ucf101, ut_interaction
-from .experiments import accuracy_by_views, compare_weights, environment, mean_and_std, run_experiment, score_together, write_record
+from .experiments import accuracy_by_views, compare_weights, environment, mean_and_std, paired_test, run_experiment, score_together, write_record
 from .inference import Recognizer, Scores, view_probabilities
 from .model import FstCN, FstCNConfig, read_tensors
 from .sampling import Reader, VideoReader, network_input
@@ -220,6 +220,25 @@ def fuse_streams(
                 both = Job(j.data, f'two-stream-{how}', j.split, j.seed, j.size)
                 write_record(Path(results)/f'{both.name}.json', _streams_record(both, work, results, how))
 
+# %% ../nbs/14d_reproduce.ipynb #c04d1e02
+def pair_networks(
+    jobs:Sequence[Job], # jobs that were done
+    work:str|Path, # folder of the jobs' folders
+    results:str|Path, # folder of the records
+) -> None:
+    "Write for each split and seed, of every network that was scored: the videos, by averaging, that it alone has right, those that F_STCN alone has right, and McNemar's p value."
+    for j in {(j.split, j.seed): j for j in jobs}.values():
+        files = {n: Path(work)/replace(j, network=n).name/'scores.npz' for n in NETWORKS}
+        scores = {n: Scores.load(f) for n, f in files.items() if f.exists()}
+        right = {n: s.fused('average').argmax(-1) == s.labels for n, s in scores.items()}
+        if set(_STREAMS) <= set(right):
+            pair = [scores[n] for n in _STREAMS]
+            right['two-stream'] = fuse_two_stream(*pair, 'average').argmax(-1) == pair[0].labels
+        if (ours := right.pop('both', None)) is None or not right: continue
+        write_record(Path(results)/f'{replace(j, network="paired").name}.json', {
+            'job': asdict(replace(j, network='paired')), 'seed': j.seed, 'videos': len(ours), **environment(),
+            'networks': {n: {'alone right': int((r & ~ours).sum()), 'F_STCN alone right': int((ours & ~r).sum()), 'p': paired_test(r, ours)} for n, r in right.items()}})
+
 # %% ../nbs/14d_reproduce.ipynb #7b7f832d
 def read_table(
     table:int, # 1 to 4, see `Row`
@@ -262,4 +281,5 @@ def reproduce(
         record = run_job(job, split, work, results, reader, device, progress, epochs)
         say(f'{i + 1}/{len(jobs)} {job.name}: ' + ', '.join(f'{k} {100*v:.1f} %' for k, v in record['accuracy'].items()))
     fuse_streams(jobs, work, results)
+    pair_networks(jobs, work, results)
     return {t: read_table(t, Path(data).name, results, size) for t in tables}
