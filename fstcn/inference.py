@@ -519,11 +519,11 @@ def compare_fusions(
 def agreement(
     scores:Scores, # every view of every test video
     other:Scores, # the same videos and views, scored in another way
-) -> dict[str,float]: # shares in [0,1] for which both name the same class: of 'views', and of videos fused by 'single', 'average', 'sci'
+) -> dict[str,float]: # shares in [0,1] for which both name the same class: of 'views', of the first, the upper left 'corner', and of videos fused by 'single', 'average', 'sci'
     "How often two ways of scoring name the same class. Raises `ValueError` for scores of other videos, views or classes."
     if (scores.names, scores.classes, scores.probs.shape) != (other.names, other.classes, other.probs.shape):
         raise ValueError(f'scores of {len(scores.names)} videos in {tuple(scores.probs.shape[1:])} cannot be compared with those of {len(other.names)} in {tuple(other.probs.shape[1:])}: videos, classes and views must be the same')
-    both = {'views': (scores.probs, other.probs)} | {f: (scores.fused(f), other.fused(f)) for f in ('single', 'average', 'sci')}
+    both = {'views': (scores.probs, other.probs), 'corner': (scores.probs[:, :, 0], other.probs[:, :, 0])} | {f: (scores.fused(f), other.fused(f)) for f in ('single', 'average', 'sci')}
     return {k: (a.argmax(-1) == b.argmax(-1)).double().mean().item() for k, (a, b) in both.items()}
 
 # %% ../nbs/10_inference.ipynb #d10b77a4
