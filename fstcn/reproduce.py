@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .baselines import BASELINES, fuse_two_stream
+from .baselines import BASELINES, fuse_two_stream, network_cost
 from .datasets import VideoSplit, hmdb51, load_split, ucf101, ut_interaction
 from .experiments import accuracy_by_views, compare_weights, environment, mean_and_std, paired_test, run_experiment, score_together, write_record
 from .inference import Recognizer, Scores, view_probabilities
@@ -245,14 +245,15 @@ def read_table(
     data:str, # name of the data
     results:str|Path='results', # folder of the records
     size:str='small', # 'small' or 'paper'
-) -> pd.DataFrame: # a row for each of the paper: here, seeds, parameters, minutes, UCF-101 and HMDB-51 as the paper prints them
+) -> pd.DataFrame: # a row for each of the paper: here, seeds, parameters, GFLOP of a clip pair, minutes, UCF-101 and HMDB-51 as the paper prints them
     "A table of the paper from the records of one data set."
     out = []
     for r in (r for r in ROWS if r.table == table):
         network = f'two-stream-{r.fusion}' if r.networks == _STREAMS else r.networks[0] if r.networks else None
         found = [json.loads(p.read_text(encoding='utf-8')) for p in sorted(Path(results).glob(f'{data}-{size}-{network}-split*-seed*.json'))] if network else []
         seeds = pd.Series([f['accuracy'][r.fusion] for f in found]).groupby([f['seed'] for f in found]).mean() if found else pd.Series(dtype=float)
-        out.append({'': r.label, 'here': mean_and_std(seeds) if found else 'quoted' if not r.networks else 'not run', 'seeds': len(seeds) or '', 'parameters': f'{found[0]["parameters"]/1e6:.1f} M' if found else '',
+        with torch.device('meta'): models = [NETWORKS[n](found[0]['data']['classes'], size) for n in r.networks] if found else []
+        out.append({'': r.label, 'here': mean_and_std(seeds) if found else 'quoted' if not r.networks else 'not run', 'seeds': len(seeds) or '', 'parameters': f'{found[0]["parameters"]/1e6:.1f} M' if found else '', 'GFLOP': f'{sum(network_cost(m)["GFLOP"] for m in models):.2f}' if found else '',
                     'minutes': f'{sum(sum(f["minutes"].values()) for f in found)/len(found):.1f}' if found else '', 'paper, UCF-101': r.ucf101 or '', 'paper, HMDB-51': r.hmdb51 or ''})
     return pd.DataFrame(out).set_index('')
 
