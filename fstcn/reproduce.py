@@ -252,9 +252,9 @@ def read_table(
         network = f'two-stream-{r.fusion}' if r.networks == _STREAMS else r.networks[0] if r.networks else None
         found = [json.loads(p.read_text(encoding='utf-8')) for p in sorted(Path(results).glob(f'{data}-{size}-{network}-split*-seed*.json'))] if network else []
         seeds = pd.Series([f['accuracy'][r.fusion] for f in found]).groupby([f['seed'] for f in found]).mean() if found else pd.Series(dtype=float)
-        with torch.device('meta'): models = [NETWORKS[n](found[0]['data']['classes'], size).to('meta') for n in r.networks] if found else []
-        out.append({'': r.label, 'here': mean_and_std(seeds) if found else 'quoted' if not r.networks else 'not run', 'seeds': len(seeds) or '', 'parameters': f'{found[0]["parameters"]/1e6:.1f} M' if found else '', 'GFLOP': f'{sum(network_cost(m)["GFLOP"] for m in models):.2f}' if found else '',
-                    'minutes': f'{sum(sum(f["minutes"].values()) for f in found)/len(found):.1f}' if found else '', 'paper, UCF-101': r.ucf101 or '', 'paper, HMDB-51': r.hmdb51 or ''})
+        with torch.device('meta'): models = [NETWORKS[n](found[0]['data']['classes'], size) for n in r.networks] if found else []
+        out.append({'': r.label, 'here': mean_and_std(seeds) if found else 'quoted' if not r.networks else 'not run', 'seeds': len(seeds) or '', 'parameters': f'{found[0]["parameters"]/1e6:.1f} M' if found else '',
+                    'GFLOP': f'{sum(network_cost(m)["GFLOP"] for m in models):.2f}' if found else '', 'minutes': f'{sum(sum(f["minutes"].values()) for f in found)/len(found):.1f}' if found else '', 'paper, UCF-101': r.ucf101 or '', 'paper, HMDB-51': r.hmdb51 or ''})
     return pd.DataFrame(out).set_index('')
 
 # %% ../nbs/14d_reproduce.ipynb #5e438ecc

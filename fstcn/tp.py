@@ -6,6 +6,7 @@
 __all__ = ['TPOperator']
 
 # %% ../nbs/06_tp.ipynb #68bf89a8
+import torch
 from torch import Tensor, nn
 
 # %% ../nbs/06_tp.ipynb #81940ced
@@ -17,7 +18,7 @@ class TPOperator(nn.Module):
     ):
         super().__init__()
         if channels < 1 or (out_channels is not None and out_channels < 1): raise ValueError(f'channels must be at least 1, got {channels} and {out_channels}')
-        self.weight = nn.Parameter(Tensor(channels, channels if out_channels is None else out_channels))  # P, (c,c')
+        self.weight = nn.Parameter(torch.empty(channels, channels if out_channels is None else out_channels))  # P, (c,c')
         self.reset_parameters()
 
     def reset_parameters(self) -> None: # P is changed in place
