@@ -62,11 +62,12 @@ class _LRN(torch.autograd.Function):
     def backward(ctx, g):
         (x,), (size, alpha, beta, k) = ctx.saved_tensors, ctx.args
         out = torch.empty_like(x)
-        for to, g, x in _parts(out, g, x):
-            d = _LRN.energy(x := _wide(x), size, alpha, k)
-            gs = _negative_power(d, beta).mul_(g)
-            t = (gs*x).div_(d).mul_(-2*beta*alpha/size)
-            torch.add(gs, _add_neighbors(t.clone(), t, size).mul_(x), out=to)
+        for to, up, part in _parts(out, g, x):
+            part = _wide(part)
+            d = _LRN.energy(part, size, alpha, k)
+            gs = _negative_power(d, beta).mul_(up)
+            t = (gs*part).div_(d).mul_(-2*beta*alpha/size)
+            torch.add(gs, _add_neighbors(t.clone(), t, size).mul_(part), out=to)
         return out, None, None, None, None
 
 # %% ../nbs/05_scl.ipynb #fdc12741
