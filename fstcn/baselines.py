@@ -217,8 +217,8 @@ def fuse_two_stream(
 
 # %% ../nbs/13_baselines.ipynb #0d00e6ab
 def _stage(in_channels, channels, stride):
-    "Two residual blocks; the first may halve space and time."
-    shortcut = None if stride == 1 and in_channels == channels else nn.Sequential(
+    "Two residual blocks; the first may halve space and time, and only then change the width."
+    shortcut = None if stride == 1 else nn.Sequential(
         nn.Conv3d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm3d(channels))
     return nn.Sequential(BasicBlock(in_channels, channels, Conv2Plus1D, stride, shortcut), BasicBlock(channels, channels, Conv2Plus1D))
 
@@ -283,19 +283,16 @@ BASELINES: dict[str, Callable[..., nn.Module]] = {  # name -> builder(n_classes,
 def network_cost(
     model:nn.Module, # a network with `config` and `prepare`, on any device; 'meta' will do
 ) -> dict[str,float]: # parameters, those of convolutions (P among them), GFLOP of one forward pass of one clip pair (a multiply-add counts twice)
-    "Size of a network and work of its forward pass, without local response normalization and without optical flow."
+    "Size of a network, and work of the convolutions and matrix products of its forward pass; optical flow is not part of it."
     c, device = model.config, next(model.parameters()).device
     pair = torch.zeros(1, 2, c.n_frames, c.crop_size, c.crop_size, 3, dtype=torch.uint8)
     inputs = [x.to(device) for x in model.prepare(pair, torch.zeros(1, dtype=torch.int64))]
     training = model.training
     with torch.no_grad(), FlopCounterMode(display=False) as counter: model.eval()(*inputs)
     model.train(training)
-    counts = {k: sum(v.values()) for k, v in counter.get_flop_counts().items()}
-    norms = [n for n, m in model.named_modules() if isinstance(m, LocalResponseNorm)]
-    left_out = sum(counts.get(f'{type(model).__name__}.{n}', 0) for n in norms)
     linear = sum(p.numel() for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters())
     total = sum(p.numel() for p in model.parameters())
-    return {'parameters': total, 'of convolutions': total - linear, 'GFLOP': (counts['Global'] - left_out)/1e9}
+    return {'parameters': total, 'of convolutions': total - linear, 'GFLOP': counter.get_total_flops()/1e9}
 
 # %% ../nbs/13_baselines.ipynb #5b2175b1
 def kernel_ranks(
