@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D
 
 from .inference import Scores
-from .model import SMALL, FstCN, FstCNConfig, _init_weights
+from .model import SMALL, FstCN, FstCNConfig, _check_sizes, _init_weights
 from .sampling import IMAGENET_MEAN, IMAGENET_STD, ClipSpec, network_input
 from .scl import FullyConnected, LocalResponseNorm, SpatialLayers, SpatialPath, conv_size, pool_size, scl_sizes
 
@@ -45,6 +45,7 @@ class BaselineConfig:
 
     def __post_init__(self):
         vars(self).update({k: tuple(v) for k, v in vars(self).items() if isinstance(v, list)})  # JSON has lists for tuples
+        _check_sizes(self)
         if self.n_classes < 2: raise ValueError(f'a classifier needs at least two classes, got n_classes={self.n_classes}')
         if self.crop_size > self.short_side: raise ValueError(f'crop_size {self.crop_size} exceeds short_side {self.short_side}')
         if self.source not in SOURCES: raise ValueError(f'source must be one of {SOURCES}, got {self.source!r}')
@@ -92,13 +93,14 @@ class _Net3d(nn.Module):
 
 # %% ../nbs/13_baselines.ipynb #6a7a8a6f
 class Conv3DNet(_Net3d):
-    "CNN-M-2048 with 3D kernels: conv1 to conv5, fc6, fc7, classifier over all frames of a clip. Raises `ValueError` for a clip too short for its kernels."
+    "CNN-M-2048 with 3D kernels: conv1 to conv5, fc6, fc7, classifier over all frames of a clip. Raises `ValueError` unless there are five widths and two of fully connected layers, and for a clip too short for its kernels."
     time = ((3, 1, 1),)*5  # kernel, stride, padding in time of conv1 to conv5
 
     def __init__(self,
         config:BaselineConfig, # sizes
     ):
         super().__init__()
+        _check_sizes(config, channels=5, fc_sizes=2)
         self.config, widths, t = config, (3, *config.channels), config.n_frames
         for i, ((k, s, p), (kt, st, pt)) in enumerate(zip(_SPACE, self.time, strict=True)):
             self.add_module(f'conv{i+1}', nn.Conv3d(widths[i], widths[i+1], (kt, k, k), (st, s, s), (pt, p, p)))
@@ -163,7 +165,7 @@ def flow_input(
 
 # %% ../nbs/13_baselines.ipynb #518006e4
 class FlowStream(nn.Module):
-    "Temporal stream of Simonyan and Zisserman (2014): CNN-M-2048 on stacked optical flow. Raises `ValueError` unless `dt` equals 1, flow's distance between frames."
+    "Temporal stream of Simonyan and Zisserman (2014): CNN-M-2048 on stacked optical flow. Raises `ValueError` unless `dt` equals 1, flow's distance between frames, and for other than five widths and two of fully connected layers."
     prepare = staticmethod(flow_input)
 
     def __init__(self,
@@ -171,6 +173,7 @@ class FlowStream(nn.Module):
     ):
         super().__init__()
         c = self.config = config
+        _check_sizes(c, channels=5, fc_sizes=2)
         if c.dt != 1: raise ValueError(f'optical flow is between consecutive frames: dt must be 1, got {c.dt}')
         self.scl = SpatialLayers(c.channels[:4])
         self.scl.conv1 = nn.Conv2d(2*c.n_frames, c.channels[0], 7, stride=2)

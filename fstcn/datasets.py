@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +80,13 @@ def validate_split(
     content: bool = False, # also compare the files' contents across the two parts
 ) -> VideoSplit: # the same split, unchanged
     """Check a split before training; `DatasetError` for fewer than two classes, a repeated class name, a label that is no class,
-    a class without training videos, and a path, a group or (with `content`) a file's content that is listed twice or on both sides."""
+    a class without training videos, a path listed twice, and a group or (with `content`) a file's content on both sides."""
     n, videos = len(split.classes), (*split.train, *split.test)
     if n < 2: raise DatasetError(f'a classifier needs at least two classes, this data set has {n}: {list(split.classes)}')
     repeated = [c for c, k in Counter(split.classes).items() if k > 1]
     if repeated: raise DatasetError(f'class names given more than once: {_first(repeated)}')
     for v in videos:
-        if not (isinstance(v.label, int) and 0 <= v.label < n): raise DatasetError(f'{v.path}: label {v.label!r} is not one of 0 to {n - 1}')
+        if not (isinstance(v.label, Integral) and 0 <= v.label < n): raise DatasetError(f'{v.path}: label {v.label!r} is not one of 0 to {n - 1}')
     learned = {v.label for v in split.train}
     empty = [c for i, c in enumerate(split.classes) if i not in learned]
     if empty: raise DatasetError(f'classes without a training video: {_first(empty)}')
@@ -104,14 +105,15 @@ def checksum(
     split: VideoSplit, # the data set to identify
     sizes: bool = True, # include the file sizes, which asks the file system for each of them
 ) -> str: # 12 hexadecimal digits
-    "Short stable hash of class names, parts, relative names, labels and file sizes; `DatasetError` for a file that is gone."
+    "Short stable hash of class names, parts, relative names, labels and file sizes; `DatasetError` for a file that is gone, or without videos."
+    if not (*split.train, *split.test): raise DatasetError('a data set without videos has no checksum')
     top = os.path.commonpath([os.path.abspath(v.path.parent) for v in (*split.train, *split.test)])
     sha = hashlib.sha256(json.dumps(split.classes).encode())
     try:
         for part, videos in (('train', split.train), ('test', split.test)):
             for v in sorted(videos, key=lambda v: v.path.as_posix()):
                 name = os.path.abspath(v.path)[len(top):].replace(os.sep, '/').lstrip('/')
-                sha.update(json.dumps([part, name, v.label, os.path.getsize(v.path) if sizes else None]).encode())
+                sha.update(json.dumps([part, name, int(v.label), os.path.getsize(v.path) if sizes else None]).encode())
     except OSError as e: raise DatasetError(f'{e.filename}: cannot be read: {e.strerror}') from e
     return sha.hexdigest()[:12]
 
@@ -269,6 +271,7 @@ def hmdb51(
 
 # %% ../nbs/02_datasets.ipynb #e09dc822
 UT_INTERACTION = ('hand shaking', 'hugging', 'kicking', 'pointing', 'punching', 'pushing')  # classes by their numbers
+_UT_FILE = r'\d+_(\d+)_([0-5])[.]avi'  # number, sequence, class
 
 
 def ut_interaction(
@@ -278,7 +281,7 @@ def ut_interaction(
     "UT-Interaction, segmented; `DatasetError` unless the set's 60 videos are there, `ValueError` for another sequence than 1 to 20."
     if split not in range(1, 21): raise ValueError(f'split is the sequence to leave out, 1 to 20, got {split!r}')
     first = 1 if split <= 10 else 11
-    names = [(folder / f, m) for folder, _, files in _walk(Path(root), 2) for f in files if (m := re.fullmatch(r'\d+_(\d+)_([0-5])[.]avi', f))]
+    names = [(folder / f, m) for folder, _, files in _walk(Path(root), 2) for f in files if (m := re.fullmatch(_UT_FILE, f))]
     videos = [Video(p, int(m[2]), f'sequence {m[1]}') for p, m in names if first <= int(m[1]) < first + 10]
     if len(videos) != 60: raise DatasetError(f'{root}: found {len(videos)} videos of set {1 + split//11}, not 60; unpack ut-interaction_segmented_set{1 + split//11}.zip here')
     held = f'sequence {split}'
@@ -404,7 +407,7 @@ def _label_ids(labels: Sequence[str], classes: Sequence[str] | None, where: Path
 def from_csv(
     path: str | os.PathLike, # CSV file with a header; columns path and label, optionally split and group
     test_fraction: float = 0.3, # share of every class to hold out, in [0, 1); not used where there is a column split
-    seed: int = 0, # draws the held-out part: the same seed, the same videos, everywhere
+    seed: int = 0, # draws the held-out part: the same seed, the same videos, wherever the file's paths are relative
     classes: Sequence[str] | None = None, # class names in the order of their numbers; without it the names of the file, sorted
     group: str | None = r'_(g\d+)_', # regular expression for the group in a file name, where there is no column group; None for no groups
     held_out: str | None = None, # 'test' or 'val' where column split has both; 'test' if not given, and val is then left out
@@ -429,25 +432,27 @@ def from_csv(
 # %% ../nbs/02_datasets.ipynb #03331303
 def data_kind(
     data: str | os.PathLike, # a CSV file or a folder
-) -> str: # 'csv', 'ucf101', 'hmdb51' or 'folder'
+) -> str: # 'csv', 'ucf101', 'hmdb51', 'ut_interaction' or 'folder'
     "Recognize what kind of data set a path is; `DatasetError` says what was looked for if it is none."
     data = Path(data)
     if not data.exists(): raise DatasetError(f'{data}: no such file or folder')
     if data.is_file() and data.suffix.lower() == '.csv': return 'csv'
     if data.is_dir():
-        files = [f for _, _, files in _walk(data, 2) for f in files]
+        found = [(Path(folder).name, f) for folder, _, files in _walk(data, 2) for f in files]
+        files = [f for _, f in found]
         if 'classInd.txt' in files: return 'ucf101'
         if any(re.fullmatch(_HMDB51_LIST, f) for f in files): return 'hmdb51'
+        if any(re.fullmatch('segmented_set[12]', folder) and re.fullmatch(_UT_FILE, f) for folder, f in found): return 'ut_interaction'
         if any(Path(f).suffix.lower() in VIDEO_SUFFIXES for d in _list_dir(data)[0] for _, _, files in _walk(data / d, 1) for f in files): return 'folder'
     raise DatasetError(
         f'{data}: not a data set. It must be a CSV file (columns path,label[,split][,group]), a folder of class folders '
         '(<class>/<video files>, or train/<class>/ and test/<class>/), or a folder with UCF-101 (classInd.txt, trainlist01.txt, ...) '
-        'or HMDB-51 (<class>_test_split1.txt, ...), its lists and its videos')
+        'or HMDB-51 (<class>_test_split1.txt, ...), its lists and its videos, or with segmented_set1 and segmented_set2 of UT-Interaction')
 
 # %% ../nbs/02_datasets.ipynb #9762effd
 def load_split(
-    data: str | os.PathLike, # a CSV file, a folder of class folders, or a folder with UCF-101 or HMDB-51 and its lists
-    split: int = 1, # official split of UCF-101 and HMDB-51: 1, 2 or 3
+    data: str | os.PathLike, # a CSV file, a folder of class folders, or a folder with UCF-101, HMDB-51 (with their lists) or UT-Interaction
+    split: int = 1, # official split of UCF-101 and HMDB-51, 1, 2 or 3; of UT-Interaction the sequence that is left out, 1 to 20
     test_fraction: float = 0.3, # share to hold out where a CSV file or folder does not say it, in [0, 1)
     seed: int = 0, # draws that share
 ) -> VideoSplit: # the classes and the two parts
@@ -455,6 +460,7 @@ def load_split(
     match data_kind(data):
         case 'ucf101': return ucf101(data, split)
         case 'hmdb51': return hmdb51(data, split)
+        case 'ut_interaction': return ut_interaction(data, split)
         case 'csv': return from_csv(data, test_fraction, seed)
         case 'folder': return from_folder(data, test_fraction, seed)
 
@@ -497,7 +503,7 @@ def _examine(path: Path, guard: Guard) -> dict:
 # %% ../nbs/02_datasets.ipynb #f608d630
 def find_videos(
     data: str | os.PathLike, # a folder, a CSV file with a column path, or one video file
-) -> list[Path]: # sorted for a folder, in the order of the file for a CSV
+) -> list[Path]: # folder by folder, each sorted; in the order of the file for a CSV
     "All video files of a data set, whether or not its lists name them; `DatasetError` if there are none."
     data = Path(data)
     if not data.exists(): raise DatasetError(f'{data}: no such file or folder')

@@ -74,7 +74,7 @@ CROPS = 4, 13, 0, 9, 8, 17, 2, 11, 6, 15, 1, 10, 7, 16, 3, 12, 5, 14     # centr
 def accuracy_by_views(
     scores:Scores, # every view of every test video, 18 crops
     fusion:str='average', # 'average' or 'sci'
-) -> dict[str,dict[int,float]]: # accuracy in [0,1]: 'clips', of the first 1, 2, ... of evenly spread clip pairs; 'crops', of 1 to 18 crops
+) -> dict[str,dict[int,float]]: # accuracy in [0,1]: 'clips', of k clip pairs that lie evenly spread among all m, for k = 1 the middle one; 'crops', of 1 to 18 crops
     "Accuracy against the number of clip pairs and of crops, Sec. 2.2."
     m, fuse = scores.probs.shape[1], FUSIONS[fusion]
     def accuracy(p): return (fuse(p).argmax(-1) == scores.labels).double().mean().item()
@@ -148,7 +148,7 @@ def run_experiment(
     device:str|None=None, # where to run; None: a GPU if there is one
     progress:bool=True, # show progress bars
     weights:str|Path|None=None, # weights to begin with, see `initialize`; None: from scratch
-    validate:float=0., # share of the training videos that choose the best network instead of being trained on, in [0,1)
+    validate:float=0., # share of the training videos that choose the best network, which is then the one that is scored, instead of being trained on; in [0,1)
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
 ) -> dict: # the record, also in `record.json`
     "Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and, if there are test videos, scores.npz, confusion.png; raises what training and reading raise."
@@ -159,7 +159,7 @@ def run_experiment(
     learn, valid = hold_out(split.train, validate, settings.seed)
     history = train(model, learn, settings, reader, out, device, progress, split.classes, valid, resume, name)
     if valid: model.load_state_dict(read_tensors(out/'best.safetensors')[0])
-    record = {'data': {'name': name, 'classes': len(split.classes), 'train': len(learn), 'valid': len(valid), 'test': len(split.test), 'checksum': checksum(split)},
+    record = {'checkpoint': 'best.safetensors' if valid else 'model.safetensors', 'data': {'name': name, 'classes': len(split.classes), 'train': len(learn), 'valid': len(valid), 'test': len(split.test), 'checksum': checksum(split)},
               'network': type(model).__name__, 'config': asdict(model.config), 'train': asdict(settings), 'seed': settings.seed, 'weights': began_with, 'n_clips': n_clips,
               'backend': getattr(reader, 'backend', 'frame cache') if reader else 'auto', 'minutes': {'training': (time.perf_counter() - begun)/60}, **_training_figures(model, history)}
     recognizer = Recognizer(model, split.classes, n_clips, device=device)
@@ -198,10 +198,11 @@ def write_record(
 def read_records(
     paths:Iterable[str|Path], # record files
 ) -> pd.DataFrame: # one row per record: file, seed, data name, commit, accuracies, minutes, and the record itself
-    "Records as a table. Raises `FileNotFoundError` if there is none."
+    "Records as a table. Raises `FileNotFoundError` if there is none, `ValueError` for a record that is not of one training."
     rows = []
     for p in sorted(map(Path, paths)):
         r = json.loads(p.read_text(encoding='utf-8'))
+        if lacks := {'seed', 'data', 'config', 'accuracy', 'clip_accuracy', 'minutes'} - set(r): raise ValueError(f'{p}: not the record of a training, it lacks {", ".join(sorted(lacks))}')
         rows.append({'file': p.name, 'seed': r['seed'], 'data': r['data']['name'], 'path': r['config']['path'], 'commit': r['commit'],
                      **r['accuracy'], 'clip': r['clip_accuracy'], 'minutes': sum(r['minutes'].values()), 'record': r})
     if not rows: raise FileNotFoundError('no record files: run the command that writes them first')

@@ -30,7 +30,15 @@ PATHS = ('both', 'scl', 'tcl')
 SMALL = dict(short_side=120, crop_size=108, scl_channels=(24, 48, 64, 64), spatial_channels=64, temporal_channels=32,
              permuted_channels=32, tcl_channels=8, fc_sizes=(256, 128), fusion_size=128, dropout=0.)
 
+def _check_sizes(config, **lengths):
+    "Sizes are whole numbers, and of the fields in `lengths` there are so many."
+    for name, value in vars(config).items():
+        sizes = value if isinstance(value, tuple) else (value,)
+        if name not in ('path', 'source', 'dropout') and not all(isinstance(n, int) and n >= 1 for n in sizes): raise ValueError(f'{name} must be whole numbers of at least 1, got {value!r}')
+        if len(sizes) != lengths.get(name, len(sizes)): raise ValueError(f'{name} must be {lengths[name]} numbers, got {value!r}')
+
 def _check_config(c):
+    _check_sizes(c, scl_channels=4, fc_sizes=2)
     if c.n_classes < 2: raise ValueError(f'a classifier needs at least two classes, got n_classes={c.n_classes}')
     if c.path not in PATHS: raise ValueError(f'path must be one of {PATHS}, got {c.path!r}')
     if c.crop_size > c.short_side: raise ValueError(f'crop_size {c.crop_size} exceeds short_side {c.short_side}')

@@ -32,7 +32,7 @@ from .video import FrameCache
 class Row:
     "One row of a table of the paper, or of the ablations."
     table:int # 1, 2 or 3; 4: what the paper only argues for
-    label:str # as the paper has it
+    label:str # after the paper's; the 3D CNN, R(2+1)D and table 4 are no rows of the paper
     networks:tuple[str,...] = () # what is trained, by its name in `NETWORKS`; two streams are two; none: quoted
     fusion:str = 'average' # 'single', 'average' or 'sci'; of two streams 'average' or 'svm'
     ucf101:float|None = None # the paper's figure on UCF-101, percent
@@ -130,6 +130,9 @@ class Job:
         "Such as 'synthetic-small-both-split1-seed0'."
         return f'{Path(self.data).name}-{self.size}-{self.network}-split{self.split}-seed{self.seed}'
 
+def _check_tables(tables):
+    if set(tables) - {1, 2, 3, 4} or not tables: raise ValueError(f'tables are 1, 2, 3, and 4 for ablations; got {list(tables)}')
+
 def plan_jobs(
     tables:Sequence[int], # of 1, 2, 3 and 4, see `Row`
     data:str, # see `open_data`
@@ -139,7 +142,7 @@ def plan_jobs(
     networks:Sequence[str]|None=None, # of those that the tables need, only these; None: all
 ) -> list[Job]: # seed by seed, so that every row has a first figure early
     "What has to be trained. Raises `ValueError` for another table, another size, or a network that the tables do not need."
-    if set(tables) - {1, 2, 3, 4} or not tables: raise ValueError(f'tables are 1, 2, 3, and 4 for ablations; got {list(tables)}')
+    _check_tables(tables)
     if size not in ('small', 'paper'): raise ValueError(f"size must be 'small' or 'paper', got {size!r}")
     names = dict.fromkeys(n for r in ROWS if r.table in tables for n in r.networks)
     if wrong := set(networks or ()) - set(names): raise ValueError(f'tables {list(tables)} need {", ".join(names)}; not {", ".join(sorted(wrong))}')
@@ -151,9 +154,10 @@ def estimate_minutes(
     split:VideoSplit, # its data
     device:str|None=None, # where to run; None: a GPU if there is one
     n_clips:int=5, # clip pairs M of a test video
+    epochs:int|None=None, # see `settings_for`
 ) -> float: # minutes, without the reading of videos
     "Expected time of a job, by timing two steps and one test video."
-    settings = settings_for(split, job.size, job.seed)
+    settings = settings_for(split, job.size, job.seed, epochs)
     accelerator = make_accelerator(settings, device)
     model = NETWORKS[job.network](len(split.classes), job.size).to(accelerator.device, memory_format=torch.channels_last)
     c, b = model.config, settings.batch_size
@@ -246,7 +250,8 @@ def read_table(
     results:str|Path='results', # folder of the records
     size:str='small', # 'small' or 'paper'
 ) -> pd.DataFrame: # a row for each of the paper: here, seeds, parameters, GFLOP of a clip pair, minutes, UCF-101 and HMDB-51 as the paper prints them
-    "A table of the paper from the records of one data set."
+    "A table of the paper from the records of one data set. Raises `ValueError` for another table."
+    _check_tables([table])
     out = []
     for r in (r for r in ROWS if r.table == table):
         network = f'two-stream-{r.fusion}' if r.networks == _STREAMS else r.networks[0] if r.networks else None

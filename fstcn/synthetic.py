@@ -569,14 +569,13 @@ def make_synthetic(
     jobs = [(root/'UCF-101'/_video_name(c, g, k), c, g, k, seed, tuple(size), tuple(s['n_frames']), fps)
             for c in s['classes'] for g in range(1, n_groups + 1) for k in range(1, n_clips + 1)]
     files, missing = [j[0] for j in jobs], [j for j in jobs if not j[0].exists()]
-    if checksum and not missing:
-        if _checksum(files) != checksum: raise DatasetError(f'{root}: videos have changed since they were written; delete the folder and write it again')
-        return root
     for folder in [root/'ucfTrainTestlist', *{f.parent for f in files}]: folder.mkdir(parents=True, exist_ok=True)
-    record = root/'synthetic.json'
-    record.write_text(json.dumps(dict(settings=s)))
-    for name, lines in _split_lists(s['classes'], n_groups, n_clips).items():
-        (root/'ucfTrainTestlist'/name).write_text('\n'.join(lines) + '\n', newline='\r\n')
-    _run(missing, workers, progress)
-    record.write_text(json.dumps(dict(settings=s, checksum=_checksum(files)), indent=1))
+    record, lists = root/'synthetic.json', _split_lists(s['classes'], n_groups, n_clips)
+    if not checksum: record.write_text(json.dumps(dict(settings=s)))
+    for file, lines in ((root/'ucfTrainTestlist'/name, lines) for name, lines in lists.items()):
+        if not (checksum and file.exists()): file.write_text('\n'.join(lines) + '\n', newline='\r\n')
+    if missing: _run(missing, workers, progress)
+    written = _checksum(files)
+    if checksum and written != checksum: raise DatasetError(f'{root}: videos have changed since they were written; delete the folder and write it again')
+    if not checksum: record.write_text(json.dumps(dict(settings=s, checksum=written), indent=1))
     return root

@@ -303,6 +303,9 @@ def _checked(path, indices, n=None):
     return idx
 
 # %% ../nbs/01_video.ipynb #632e807f
+def _check_size(short_side):
+    if short_side is not None and short_side < 1: raise ValueError(f'short_side must be at least 1 pixel, got {short_side}')
+
 def resize_frame(frame:np.ndarray, # picture (h,w,3), uint8
                  short_side:int|None, # pixels of the shorter side after resizing; None: as it is
                  )->np.ndarray: # picture (h',w',3), uint8, aspect kept
@@ -320,7 +323,7 @@ def each_frame(path:str|Path, # video file
     "The frames asked for as they are decoded, each once, in order of time. Raises `ValueError` (index, backend) and `VideoError` (file)."
     path, idx = Path(path), _checked(path, indices)
     if backend not in BACKENDS: raise ValueError(f'unknown backend {backend!r}: use one of {", ".join(BACKENDS)}')
-    if short_side is not None and short_side < 1: raise ValueError(f'short_side must be at least 1 pixel, got {short_side}')
+    _check_size(short_side)
     places, shape = {}, None
     for place, n in enumerate(idx): places.setdefault(n, []).append(place)
     for n, frame in BACKENDS[backend](path, sorted(places)):
@@ -432,11 +435,12 @@ def _cache_size(root):
 
 def _decode_to(file, path, short_side, room):
     "Decode all of `path` into a .npy file, frame by frame; False as soon as it would take more than `room` bytes."
-    def header(n): np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': (n, *x.shape)})
-    n = 0
+    def header(n): np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': (n, *shape)})
+    n, shape = 0, None
     with open(file, 'wb') as f:
         for frame in _forward(path):
             x = np.ascontiguousarray(resize_frame(_rgb(frame), short_side))
+            if x.shape != (shape := shape or x.shape): raise VideoError(path, f'frame {n} has another size than the frames before it')
             if n == 0: header(0)                 # NumPy leaves space for the length to grow
             if f.tell() + x.nbytes > room: return False
             f.write(x)
@@ -479,12 +483,13 @@ def _frames_of(cache, path):
 
 # %% ../nbs/01_video.ipynb #d7f3170b
 class FrameCache:
-    "Videos decoded once, at the working size, into memory-mapped files that any number of processes share."
+    "Videos decoded once, at the working size, into memory-mapped files that any number of processes share. Raises `ValueError` for a size below one pixel."
     def __init__(self,
                  root:str|Path, # directory of the cache, made where it is missing
                  short_side:int|None=None, # working size, as in `read_frames`
                  max_bytes:int=20*2**30, # what the whole directory may take; beyond it, videos are read as without a cache
                  ):
+        _check_size(short_side)
         self.root, self.short_side, self.max_bytes, self._warned = Path(root), short_side, max_bytes, False
         self._maps = {}                                      # path: version of the video, its frames; of this process alone
         self.root.mkdir(parents=True, exist_ok=True)

@@ -211,8 +211,8 @@ def fetch_weights(
 ) -> Path: # the file on this machine
     "The file that `source` names, downloaded if need be. Raises `WeightsError` if it cannot be had or differs from the checksum, `ValueError` for a checksum that is none."
     address, _, given = str(source).partition('#sha256=')
-    want = (sha256 or given).lower()
-    if given and not given.lower().startswith(want) or want and (not 8 <= len(want) <= 64 or set(want) - set('0123456789abcdef')):
+    short, want = sorted(((sha256 or '').lower(), given.lower()), key=len)       # both may be given, one longer than the other
+    if not want.startswith(short) or want and (not 8 <= len(want) <= 64 or set(want) - set('0123456789abcdef')):
         raise ValueError(f'a SHA-256 has 8 to 64 hexadecimal digits, and only one can be right: got sha256={sha256!r} and {str(source)!r}')
     if '://' in address:
         name = Path(unquote(urlsplit(address).path)).name or 'weights'

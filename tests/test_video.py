@@ -482,6 +482,9 @@ def test_a_size_that_changes(tmp_path):
     (tmp_path/'both.mjpeg').write_bytes(b''.join(p.read_bytes() for p in parts))
     assert numbers(read_frames(tmp_path/'both.mjpeg', [3, 5])) == [3, 5] and numbers(read_frames(tmp_path/'both.mjpeg', [25])) == [5]
     with pytest.raises(VideoError, match='another size'): read_frames(tmp_path/'both.mjpeg', [3, 25])
+    for asked in ([3, 25], [3]):                                             # a cache holds a whole video, as one array
+        with pytest.raises(VideoError, match='frame 20 has another size'): FrameCache(tmp_path/'cache').read_frames(tmp_path/'both.mjpeg', asked)
+    assert not list((tmp_path/'cache').iterdir())
 
 
 @pytest.mark.skipif(not DATA.exists(), reason='the real videos are not here')
