@@ -8,6 +8,7 @@ __all__ = ['app', 'DEMO', 'Data', 'Split', 'Seed', 'Workers', 'Device', 'Clips',
            'bench', 'explain', 'info', 'export', 'demo']
 
 # %% ../nbs/15_cli.ipynb #d6fa6a34
+import hashlib
 import json
 import os
 import shlex
@@ -24,13 +25,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
                   help='Human action recognition with factorized spatio-temporal convolutional networks (Sun et al., ICCV 2015).')
 
 DEMO = Path('fstcn-demo')
-Data = Annotated[Path, typer.Argument(help='A folder with UCF-101 or HMDB-51 and its official lists, a folder of class folders, or a CSV file with columns path,label.')]
-Split = Annotated[int, typer.Option(min=1, max=3, help='Official split of UCF-101 or HMDB-51.')]
+Data = Annotated[Path, typer.Argument(help='A folder with UCF-101 or HMDB-51 and its official lists, or with the segmented sets of UT-Interaction; a folder of class folders; or a CSV file with columns path,label.')]
+Split = Annotated[int, typer.Option(min=1, max=20, help='Official split of UCF-101 or HMDB-51, 1 to 3; of UT-Interaction the sequence that is left out, 1 to 20.')]
 Seed = Annotated[int, typer.Option(min=0, help='Seed of everything random.')]
 Workers = Annotated[int, typer.Option(min=1, help='Processes that read video; waiting for them has a limit.')]
 Device = Annotated[str | None, typer.Option(help="Where to run, such as 'cpu' or 'cuda:1'. Default: a GPU if there is one.")]
 Clips = Annotated[int, typer.Option(min=1, help='Clip pairs sampled from a video; each is seen in 18 views.')]
-Checkpoint = Annotated[Path, typer.Option('--checkpoint', '-c', help='A model.safetensors written by training.')]
+Checkpoint = Annotated[Path, typer.Option('--checkpoint', '-c', help='A model.safetensors or best.safetensors written by training.')]
 Timeout = Annotated[float, typer.Option(min=1, help='Seconds after which the decoding of a video is ended.')]
 
 def _version(value):
@@ -42,10 +43,9 @@ def _version(value):
 def _root(version: Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Show the version and exit.')] = False): ...
 
 # %% ../nbs/15_cli.ipynb #ce33398a
-def main() -> None: # exit status: 0 done, 1 something in the data is unusable, 2 bad input
+def main() -> None: # exit status: 0 done, 1 something in the data is unusable, 2 bad input, 130 interrupted
     "Run the command line; errors of input become one line on stderr and exit status 2."
     try: app()
-    except KeyboardInterrupt: sys.exit('fstcn: interrupted')
     except Exception as e:
         ours = type(e).__module__.startswith('fstcn') or isinstance(e, ValueError | OSError)
         if not ours or os.environ.get('FSTCN_DEBUG'): raise
@@ -85,7 +85,7 @@ def synth(
 # %% ../nbs/15_cli.ipynb #c17f0eb1
 @app.command()
 def check(
-    data: Annotated[Path, typer.Argument(help='A folder with videos at any depth, a CSV file with a column path, or one video.')],
+    data: Annotated[Path, typer.Argument(help='A folder with videos in it or up to six levels below, a CSV file with columns path,label, or one video.')],
     output: Annotated[Path | None, typer.Option(help='Write the whole table to this CSV file.')] = None,
     workers: Annotated[int | None, typer.Option(min=1, help='Processes that decode. Default: one for each core.')] = None,
     timeout: Timeout = 60,
@@ -122,6 +122,12 @@ def _existing(checkpoint):
     return checkpoint
 
 # %% ../nbs/15_cli.ipynb #902b895b
+_PASSES, _PAIRS = 60, 16_000  # without --epochs: passes over the videos, more of them until so many clip pairs are drawn
+
+def _epochs(n):
+    "Passes over `n` videos."
+    return max(_PASSES, -(-_PAIRS//max(1, n)))
+
 @app.command()
 def train(
     data: Data,
@@ -132,13 +138,13 @@ def train(
     stage: Annotated[str, typer.Option(help="'clips': all layers on clip pairs (stage 3 of the paper); 'frames': the last three layers of --weights on single frames (stage 2).")] = 'clips',
     weights: Annotated[str | None, typer.Option(help='Begin with these: a model.safetensors, or an ImageNet file of CNN-M (path or URL). Default: from scratch.')] = None,
     resume: Annotated[bool, typer.Option('--resume', help='Go on with the unfinished run in the folder.')] = False,
-    validate: Annotated[float, typer.Option(min=0, max=.9, help='Share of the training videos to hold out for choosing the best epoch.')] = 0.,
-    epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: 60, more for fewer than 300 videos.')] = None,
+    validate: Annotated[float, typer.Option(min=0, max=.9, help='Share of the training videos to hold out for choosing the best epoch; best.safetensors is then scored.')] = 0.,
+    epochs: Annotated[int | None, typer.Option(min=1, help=f'Passes over the training videos. Default: {_PASSES}, more for fewer than {-(-_PAIRS//_PASSES)} videos.')] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help='Clip pairs of a step, over all devices together. Default: 32; of the small network from scratch 16.')] = None,
     accumulate: Annotated[int | None, typer.Option(min=1, help='Parts that a step is cut into to fit into memory. Default: 1.')] = None,
     lr: Annotated[float | None, typer.Option(help='Learning rate at the start. Default: 0.01; of the small network from scratch 0.03.')] = None,
     precision: Annotated[str | None, typer.Option(help="'float32' or 'bf16'. Default: bf16 on a GPU that has it.")] = None,
-    compile_it: Annotated[bool, typer.Option('--compile', help='Compile the network first: faster steps after a slow start.')] = False,
+    compile_it: Annotated[bool, typer.Option('--compile', help='Compile the network first: a slow start, meant for a GPU.')] = False,
     deterministic: Annotated[bool, typer.Option('--deterministic', help='The same bits in every run, on a GPU too, at some cost.')] = False,
     tensorboard: Annotated[bool, typer.Option('--tensorboard', help='Also write the history for TensorBoard.')] = False,
     cache: Annotated[Path | None, typer.Option(help='Folder that keeps decoded frames between epochs and runs: much faster, and large.')] = None,
@@ -167,7 +173,7 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     videos = load_split(data, split, seed=options['seed'])
     config = getattr(FstCNConfig, size)(len(videos.classes), path=path)
     make = TrainConfig.small if size == 'small' and running['weights'] is None else TrainConfig
-    settings = make(epochs=epochs or max(60, -(-16000//max(1, len(videos.train)))), **options)  # a few videos need more passes to make as many steps
+    settings = make(epochs=epochs or _epochs(len(videos.train)), **options)
     if stage == 'frames': config, settings = frames_stage(config, settings)
     reader = _reader(config, *reading)
     _say(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, {len(videos.classes)} classes')
@@ -175,7 +181,7 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     if running['weights'] is not None: _say(f'began with {record["weights"]}')
     _say(_table(record) if videos.test else 'no videos to test on: nothing was scored')
     if record['skipped_videos']: _say(f'{record["skipped_videos"]} videos could not be read and were skipped in each epoch; `fstcn check` names them')
-    _say(f'everything is in {out}; next: fstcn predict VIDEO --checkpoint {out/"model.safetensors"}')
+    _say(f'everything is in {out}; next: fstcn predict VIDEO --checkpoint {shlex.quote(str(out/record["checkpoint"]))}')
 
 # %% ../nbs/15_cli.ipynb #d25d9bb8
 Dense = Annotated[bool, typer.Option('--dense', help='Cut views from the maps of the whole frame: several times faster, close, not equal.')]
@@ -245,7 +251,7 @@ def reproduce(
     epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: what the recipe says.')] = None,
     work: Annotated[Path, typer.Option(help='Folder for networks, scores and decoded frames.')] = Path('fstcn-work'),
     results: Annotated[Path, typer.Option(help='Folder for the records.')] = Path('results'),
-    dry_run: Annotated[bool, typer.Option('--dry-run', help='Say what would be done, and how long it would take.')] = False,
+    dry_run: Annotated[bool, typer.Option('--dry-run', help='Say what would be done, and how long it would take. The embedded data set is written for it.')] = False,
     device: Device = None,
 ) -> None:
     "Train and score every row of the paper's tables, and print the tables."
@@ -254,7 +260,7 @@ def reproduce(
     what = dict(data=data, splits=_numbers(splits, '--splits'), seeds=_numbers(seeds, '--seeds'), size=size, networks=networks.split(',') if networks else None)
     if dry_run:
         jobs = machine.plan_jobs(tables, **what)
-        minutes = {n: machine.estimate_minutes(next(j for j in jobs if j.network == n), machine.open_data(data, root, jobs[0].split), device) for n in dict.fromkeys(j.network for j in jobs)}
+        minutes = {n: machine.estimate_minutes(next(j for j in jobs if j.network == n), machine.open_data(data, root, jobs[0].split), device, epochs=epochs) for n in dict.fromkeys(j.network for j in jobs)}
         todo = [j for j in jobs if not (results/f'{j.name}.json').exists()]
         for j in jobs: typer.echo(f'{j.name:<60}' + (f'{minutes[j.network]:8.1f} min' if j in todo else '    done'))
         typer.echo(f'{len(todo)} of {len(jobs)} to do, about {sum(minutes[j.network] for j in todo):.0f} minutes without reading')
@@ -306,17 +312,18 @@ def predict(
 def fuse(
     scores: Annotated[Path, typer.Argument(metavar='SCORES.npz', help='Scores that train, evaluate or demo wrote.')],
     against: Annotated[Path | None, typer.Option(help='Scores of the same videos by other means, such as --dense: also say how often both name the same class.')] = None,
-    record: Annotated[Path | None, typer.Option(help='Write the accuracies, and the agreement, to this JSON file.')] = None,
+    record: Annotated[Path | None, typer.Option(help='Write the accuracies, the agreement, and what was compared by which versions to this JSON file.')] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print one JSON object instead of a table.')] = False,
 ) -> None:
     "Compare the ways of fusion on scores already computed: a single clip pair, the mean, SCI (Eq. 6-7), the plain maximum."
-    from fstcn.experiments import write_record
+    from fstcn.experiments import environment, write_record
     from fstcn.inference import Scores, agreement, compare_fusions
     for file in (scores, against):
         if file and not file.is_file(): raise FileNotFoundError(f'{file}: no such file; `fstcn evaluate DATA --out FOLDER` writes one')
     got = Scores.load(scores)
     table, same = compare_fusions(got), agreement(got, Scores.load(against)) if against else None
-    if record: write_record(record, {'videos': len(got.names), 'fusions': table.to_dict('index')} | ({'agreement': same} if same else {}))
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in (scores, against) if file]
+    if record: write_record(record, {'scores': digests, 'videos': len(got.names), 'fusions': table.to_dict('index')} | ({'agreement': same} if same else {}) | environment())
     if as_json:
         typer.echo(table.to_json(orient='index'))
         return
@@ -333,7 +340,7 @@ def timeline(
     checkpoint: Checkpoint = DEMO/'model.safetensors',
     out: Annotated[Path, typer.Option(help='Folder for timeline.csv, segments.json and timeline.png.')] = Path('fstcn-timeline'),
     every: Annotated[float, typer.Option(help='Seconds from one moment to the next.')] = 1.,
-    window: Annotated[float, typer.Option(help='Seconds over which probabilities are averaged; 0: each moment alone.')] = 0.,
+    window: Annotated[float, typer.Option(help='Seconds over which probabilities are averaged, of moments at most half of them away; 0: each moment alone.')] = 0.,
     centre: Annotated[bool, typer.Option('--centre', help='Look at the centre crop only instead of 18 views: much faster.')] = False,
     dense: Dense = False,
     fps: Annotated[float | None, typer.Option(help="Frames per second. Default: the file's; 25 for a folder of frames.")] = None,
@@ -396,7 +403,7 @@ def explain(
 # %% ../nbs/15_cli.ipynb #833613bc
 @app.command()
 def info(
-    checkpoint: Annotated[Path, typer.Argument(help='A model.safetensors written by training.')] = DEMO/'model.safetensors',
+    checkpoint: Annotated[Path, typer.Argument(help='A model.safetensors or best.safetensors written by training.')] = DEMO/'model.safetensors',
 ) -> None:
     "Show what a checkpoint holds: classes, sampling, what it was trained on, and every layer with its cost."
     from fstcn.export import layer_table
@@ -433,7 +440,7 @@ def demo(
     actors: Annotated[int, typer.Option(min=4, help='Actors; about a quarter of them are held out.')] = 25,
     clips: Annotated[int, typer.Option(min=1, help='Videos of each actor and class.')] = 2,
     workers: Workers = 2,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, help='Seed of the training; the videos are the same for every seed.')] = 0,
     record_to: Annotated[Path | None, typer.Option('--record', help='Also write the record to this file.')] = None,
 ) -> None:
     "Write a small data set, train on it, recognize actors never seen, in a few minutes on a laptop."

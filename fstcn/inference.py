@@ -210,8 +210,13 @@ class Prediction:
     frame_size:tuple[int,int]|None = None # height and width of the resized frame, pixels
 
 # %% ../nbs/10_inference.ipynb #09779816
+def _fusion(name):
+    "The way of fusion of that name."
+    if name not in FUSIONS: raise ValueError(f'fusion must be one of {tuple(FUSIONS)}, got {name!r}')
+    return FUSIONS[name]
+
 def _check_recognizer(model, classes, n_clips, fusion):
-    if fusion not in FUSIONS: raise ValueError(f'fusion must be one of {tuple(FUSIONS)}, got {fusion!r}')
+    _fusion(fusion)
     if n_clips < 1: raise ValueError(f'n_clips must be at least 1, got {n_clips}')
     if len(classes) != model.config.n_classes: raise ValueError(f'{len(classes)} class names for {model.config.n_classes} classes')
 
@@ -438,9 +443,9 @@ class Scores:
     def fused(self,
         fusion:str='sci', # 'sci', 'average' or 'single'
     ) -> Tensor: # fused scores (videos,n)
-        "One score vector per video; the random clips of 'single' are drawn with a fixed seed."
+        "One score vector per video; the random clips of 'single' are drawn with a fixed seed. Raises `ValueError` for another fusion."
         kwargs = {'generator': torch.Generator().manual_seed(0)} if fusion == 'single' else {}
-        return FUSIONS[fusion](self.probs, **kwargs)
+        return _fusion(fusion)(self.probs, **kwargs)
 
     def predictions(self,
         fusion:str='sci', # 'sci', 'average' or 'single'
@@ -616,7 +621,7 @@ def timeline(
     recognizer:Recognizer, # network and class names
     video:str|Path|np.ndarray|Tensor, # path of a video file or of a folder of frames, or frames uint8 (t,h,w,3)
     every:float=1., # seconds from one clip pair to the next, rounded to whole frames
-    window:float=0., # seconds over which probabilities are averaged; 0: each moment alone
+    window:float=0., # seconds over which probabilities are averaged: of moments at most half of them away, in whole frames; 0: each moment alone
     views:Sequence[int]|None=None, # numbers of the views to look at, (4,) is the centre; None: all 18
     fps:float|None=None, # frames per second; None: the file's, 25 for frames without one
     timeout:float=60., # seconds to wait for the next few clip pairs of a file
@@ -634,7 +639,7 @@ def timeline(
     probs = torch.cat([fuse_sci(p[:, None]) for p in scored])                     # Eq. 6; the maximum of Eq. 7 is over one
     probs = probs/probs.sum(-1, keepdim=True)
     n, rate, step = end['n_frames'], end['fps'], end['step']
-    k = 2*round(window*rate/step/2) + 1
+    k = 2*(round(window*rate)//(2*step)) + 1                                      # rows of at most `window`, as many before as after
     if k > 1: probs = torch.nn.functional.avg_pool1d(probs.T[None], k, 1, k//2, count_include_pad=False)[0].T
     seconds = (torch.arange(len(probs), dtype=torch.double)*step + (min(n, config.clip.span) - 1)/2)/rate
     return Timeline(recognizer.classes, seconds, probs, n/rate, end['damage'])

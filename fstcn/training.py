@@ -28,9 +28,9 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from tqdm import tqdm
 
 from .datasets import Video
+from .inference import _watched
 from .model import CheckpointError, FstCN, FstCNConfig, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
 from .sampling import ClipPairDataset, EpochSampler, Reader, TestClips, VideoReader, collate_pairs, crop_offsets
-from .video import VideoError
 from .weights import fetch_weights, load_imagenet
 
 # %% ../nbs/11_training.ipynb #db6a4376
@@ -41,11 +41,11 @@ class TrainConfig:
     batch_size:int = 32 # clip pairs of a step, over all devices and parts together
     accumulate:int = 1 # parts into which a device's share of a step is cut: less memory, the same update
     lr:float = .01 # learning rate at the start
-    momentum:float = .9 # of SGD
+    momentum:float = .9 # of SGD, in [0,1)
     weight_decay:float = 5e-4 # of weights; biases have none
     clip_norm:float|None = 1. # longest gradient, all parameters together; None: any
-    lr_steps:tuple[float,...] = (5/8, 7/8) # shares of all steps after which the learning rate falls to a tenth
-    warmup:float = .03 # share of all steps over which the learning rate rises to `lr`
+    lr_steps:tuple[float,...] = (5/8, 7/8) # shares of all steps, in (0,1], after which the learning rate falls to a tenth
+    warmup:float = .03 # share of all steps, in [0,1), over which the learning rate rises to `lr`
     train_only:tuple[str,...] = () # names that the parameters which learn begin with; empty: all learn
     seed:int = 0 # of weights, order, clips, crops, flips and dropout
     workers:int = 2 # processes of each device that read and crop
@@ -62,8 +62,7 @@ class TrainConfig:
         vars(self).update({k: tuple(v) for k, v in vars(self).items() if isinstance(v, list)})  # JSON has lists for tuples
         if self.on_error not in ('raise', 'skip'): raise ValueError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
         if self.precision not in ('auto', 'float32', 'bf16'): raise ValueError(f"precision must be 'auto', 'float32' or 'bf16', got {self.precision!r}")
-        if min(self.epochs, self.batch_size, self.accumulate, self.validate_every) < 1 or not self.lr > 0 or not (self.clip_norm is None or self.clip_norm > 0):
-            raise ValueError(f'epochs, batch_size, accumulate, validate_every, lr and clip_norm must be positive: {self}')
+        _check_numbers(self)
 
     @classmethod
     def small(cls,
@@ -77,6 +76,14 @@ class TrainConfig:
     ) -> float: # factor of `lr`
         "Warm-up, then steps."
         return min(1., (progress + 1e-9)/self.warmup if self.warmup else 1.) * .1**sum(progress >= s for s in self.lr_steps)
+
+# %% ../nbs/11_training.ipynb #8e51d4b2
+def _check_numbers(c):
+    "Raise `ValueError` for a number that no training can have."
+    if min(c.epochs, c.batch_size, c.accumulate, c.validate_every) < 1 or not (c.lr > 0 and c.timeout > 0 and (c.clip_norm is None or c.clip_norm > 0)):
+        raise ValueError(f'epochs, batch_size, accumulate, validate_every, lr, clip_norm and timeout must be positive: {c}')
+    if not (0 <= c.warmup < 1 and 0 <= c.momentum < 1 and all(0 < s <= 1 for s in c.lr_steps) and c.weight_decay >= 0 and c.workers >= 0):
+        raise ValueError(f'warmup and momentum must be in [0,1), lr_steps in (0,1], weight_decay and workers not negative: {c}')
 
 # %% ../nbs/11_training.ipynb #60cc0069
 def make_optimizer(
@@ -231,15 +238,13 @@ def validate(
     reader:Reader, # what reads frames
     accelerator:Accelerator, # processes share the videos
     n_clips:int=5, # clip pairs M of a video, of which the centre crop is seen
-    timeout:float=600., # seconds to wait for a video
+    timeout:float=600., # seconds to wait for a video from the worker process
 ) -> dict[str,float]: # shares in [0,1]: clip_top1, clip_top5, video_top1, mean_class; and loss
-    "Accuracy of clip pairs and of videos, by torchmetrics. Raises `VideoError` for an unreadable video."
+    "Accuracy of clip pairs and of videos, by torchmetrics. Raises `VideoError` for a video that cannot be read or does not end."
     was, world, rank = model.training, accelerator.num_processes, accelerator.process_index
     model.eval()
-    size, found = model.config.crop_size, []
-    loader = DataLoader(TestClips(videos[rank::world], model.config.clip, n_clips, reader), batch_size=None, num_workers=1, timeout=timeout)
-    for k, item in enumerate(loader):
-        if isinstance(item, VideoError): raise item
+    size, mine, found = model.config.crop_size, videos[rank::world], []
+    for k, item in enumerate(_watched(TestClips(mine, model.config.clip, n_clips, reader), 1, timeout, lambda n: mine[n].path)):
         top, left = crop_offsets(*item['pairs'].shape[3:5], size)[4]
         middle = torch.full((n_clips,), model.config.n_frames//2, device=accelerator.device)
         logits = model(*model.prepare(item['pairs'][..., top:top+size, left:left+size, :].to(accelerator.device), middle))
@@ -285,8 +290,10 @@ def _batches(plan, data, config, device):
         since = time.perf_counter()
         try: parts = [next(fetch) for _ in range(config.accumulate)]
         except RuntimeError as e:
-            if 'timed out' not in str(e): raise
-            raise TrainingError(f'no batch within {config.timeout:g} s; one of these does not end, `fstcn check` finds it: {_names(plan, step, data)}') from e
+            ends = {'timed out': f'no batch within {config.timeout:g} s; one of these does not end', 'exited unexpectedly': 'a reading process was killed, by one of these or for lack of memory'}
+            why = next((words for k, words in ends.items() if k in str(e)), None)
+            if why is None: raise
+            raise TrainingError(f'{why}; `fstcn check` finds a video that does this: {_names(plan, step, data)}') from e
         yield step, parts, time.perf_counter() - since
 
 def _names(plan, step, data): return ', '.join(str(data.videos[i].path) for _, i in plan.batch(step)[plan.rank::plan.world])
@@ -387,7 +394,8 @@ def train(
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
     name:str='', # what the data is, for the checkpoints
 ) -> list[dict]: # one row per epoch: epoch, lr, loss, accuracy, clips_per_s, waiting, short, skipped; with `valid` also valid_*
-    "Train a network on random clip pairs, Sec. 2.3. Raises `VideoError` for an unreadable video, `TrainingError` when training cannot go on, `CheckpointError` for a damaged state."
+    "Train a network on random clip pairs, Sec. 2.3. Raises `ValueError` without videos, `VideoError` for an unreadable video, `TrainingError` when training cannot go on, `CheckpointError` for a damaged state."
+    if not len(videos): raise ValueError('there are no videos to train on')
     accelerator = make_accelerator(config, device, out)
     torch.manual_seed(config.seed + 1000*accelerator.process_index)
     model.to(accelerator.device, memory_format=torch.channels_last)
