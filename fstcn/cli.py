@@ -122,12 +122,6 @@ def _existing(checkpoint):
     return checkpoint
 
 # %% ../nbs/15_cli.ipynb #902b895b
-_PASSES, _PAIRS = 60, 16_000  # without --epochs: passes over the videos, more of them until so many clip pairs are drawn
-
-def _epochs(n):
-    "Passes over `n` videos."
-    return max(_PASSES, -(-_PAIRS//max(1, n)))
-
 @app.command()
 def train(
     data: Data,
@@ -139,7 +133,7 @@ def train(
     weights: Annotated[str | None, typer.Option(help='Begin with these: a model.safetensors, or an ImageNet file of CNN-M (path or URL). Default: from scratch.')] = None,
     resume: Annotated[bool, typer.Option('--resume', help='Go on with the unfinished run in the folder.')] = False,
     validate: Annotated[float, typer.Option(min=0, max=.9, help='Share of the training videos to hold out for choosing the best epoch; best.safetensors is then scored.')] = 0.,
-    epochs: Annotated[int | None, typer.Option(min=1, help=f'Passes over the training videos. Default: {_PASSES}, more for fewer than {-(-_PAIRS//_PASSES)} videos.')] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: 60, more for fewer than 800 videos.')] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help='Clip pairs of a step, over all devices together. Default: 32; of the small network from scratch 16.')] = None,
     accumulate: Annotated[int | None, typer.Option(min=1, help='Parts that a step is cut into to fit into memory. Default: 1.')] = None,
     lr: Annotated[float | None, typer.Option(help='Learning rate at the start. Default: 0.01; of the small network from scratch 0.03.')] = None,
@@ -166,14 +160,14 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     from fstcn.datasets import load_split
     from fstcn.experiments import run_experiment
     from fstcn.model import FstCNConfig
-    from fstcn.training import TrainConfig, frames_stage
+    from fstcn.training import TrainConfig, default_epochs, frames_stage
     if size not in ('small', 'paper'): raise ValueError(f"--size must be 'small' or 'paper', not {size!r}")
     if stage not in ('clips', 'frames'): raise ValueError(f"--stage must be 'clips' or 'frames', not {stage!r}")
     if stage == 'frames' and running['weights'] is None: raise ValueError("--stage frames fine-tunes the last three layers of a network: name it with --weights, an ImageNet file or a checkpoint")
     videos = load_split(data, split, seed=options['seed'])
     config = getattr(FstCNConfig, size)(len(videos.classes), path=path)
     make = TrainConfig.small if size == 'small' and running['weights'] is None else TrainConfig
-    settings = make(epochs=epochs or _epochs(len(videos.train)), **options)
+    settings = make(epochs=epochs or default_epochs(len(videos.train)), **options)
     if stage == 'frames': config, settings = frames_stage(config, settings)
     reader = _reader(config, *reading)
     _say(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, {len(videos.classes)} classes')
@@ -247,6 +241,7 @@ def reproduce(
     splits: Annotated[str, typer.Option(help='Official splits; of UT-Interaction the sequences that are left out, such as 1-10.')] = '1',
     seeds: Annotated[str, typer.Option(help='One training for each.')] = '0,1,2',
     size: Annotated[str, typer.Option(help="'small' or 'paper'.")] = 'small',
+    weights: Annotated[str | None, typer.Option(help="Train F_STCN in the paper's three stages, beginning with these: an ImageNet file of CNN-M (path or URL), or a model.safetensors. Default: from scratch.")] = None,
     networks: Annotated[str | None, typer.Option(help="Only these of the tables' networks, such as 'both,tcl'.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: what the recipe says.')] = None,
     work: Annotated[Path, typer.Option(help='Folder for networks, scores and decoded frames.')] = Path('fstcn-work'),
@@ -260,12 +255,13 @@ def reproduce(
     what = dict(data=data, splits=_numbers(splits, '--splits'), seeds=_numbers(seeds, '--seeds'), size=size, networks=networks.split(',') if networks else None)
     if dry_run:
         jobs = machine.plan_jobs(tables, **what)
-        minutes = {n: machine.estimate_minutes(next(j for j in jobs if j.network == n), machine.open_data(data, root, jobs[0].split), device, epochs=epochs) for n in dict.fromkeys(j.network for j in jobs)}
-        todo = [j for j in jobs if not (results/f'{j.name}.json').exists()]
+        opened = {n: machine.open_data(data, root, n) for n in what['splits']}
+        minutes = {n: machine.estimate_minutes(next(j for j in jobs if j.network == n), opened[jobs[0].split], device, epochs=epochs) for n in dict.fromkeys(j.network for j in jobs)}
+        todo = [j for j in jobs if machine.find_record(j, opened[j.split], results, epochs, weights) is None]
         for j in jobs: typer.echo(f'{j.name:<60}' + (f'{minutes[j.network]:8.1f} min' if j in todo else '    done'))
-        typer.echo(f'{len(todo)} of {len(jobs)} to do, about {sum(minutes[j.network] for j in todo):.0f} minutes without reading')
+        typer.echo(f'{len(todo)} of {len(jobs)} to do, about {sum(minutes[j.network] for j in todo):.0f} minutes without reading' + (' and stage 2' if weights else ''))
         return
-    for number, found in machine.reproduce(tables, root=root, work=work, results=results, device=device, epochs=epochs, say=_say, **what).items(): _say(f'\nTable {number}\n{found.to_string()}')
+    for number, found in machine.reproduce(tables, root=root, work=work, results=results, device=device, epochs=epochs, say=_say, weights=weights, **what).items(): _say(f'\nTable {number}\n{found.to_string()}')
 
 # %% ../nbs/15_cli.ipynb #74b302b2
 def _videos_in(path):

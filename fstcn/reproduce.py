@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'NETWORKS', 'Row', 'signed_input', 'open_data', 'settings_for', 'Job', 'plan_jobs', 'estimate_minutes',
-           'run_job', 'fuse_streams', 'pair_networks', 'read_table', 'reproduce']
+           'find_record', 'run_job', 'fuse_streams', 'pair_networks', 'read_table', 'reproduce']
 
 # %% ../nbs/14d_reproduce.ipynb #af88fad8
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -15,16 +16,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from .baselines import BASELINES, fuse_two_stream, network_cost
-from .datasets import VideoSplit, hmdb51, load_split, ucf101, ut_interaction
+from .datasets import VideoSplit, checksum, hmdb51, load_split, ucf101, ut_interaction
 from .experiments import accuracy_by_views, compare_weights, environment, mean_and_std, paired_test, run_experiment, score_together, write_record
 from .inference import Recognizer, Scores, view_probabilities
 from .model import FstCN, FstCNConfig, read_tensors
 from .sampling import Reader, VideoReader, network_input
 from .synthetic import CLASSES, make_synthetic
-from .training import TrainConfig, make_accelerator, make_optimizer, train_step
+from .training import TrainConfig, default_epochs, frames_stage, make_accelerator, make_optimizer, train_step
 from .video import FrameCache
 
 # %% ../nbs/14d_reproduce.ipynb #c7f2fa6f
@@ -112,8 +114,9 @@ def settings_for(
     epochs:int|None=None, # passes over the videos; None: as many as the recipe says
 ) -> TrainConfig: # how every network is trained on these videos
     "One recipe for all networks, so that a comparison compares networks."
-    make, clips = (TrainConfig.small, 48000) if size == 'small' else (TrainConfig, 600000)
-    return make(epochs=epochs or max(1, round(clips/len(split.train))), seed=seed)
+    n = len(split.train)
+    if size == 'small': return TrainConfig.small(epochs=epochs or default_epochs(n), seed=seed)
+    return TrainConfig(epochs=epochs or default_epochs(n, 600_000), seed=seed)
 
 # %% ../nbs/14d_reproduce.ipynb #721a3ce7
 @dataclass(frozen=True)
@@ -174,6 +177,40 @@ def estimate_minutes(
     steps = settings.epochs*-(-len(split.train)//b)
     return (steps*min(seconds[1:]) + len(split.test)*(time.perf_counter() - begun))/60
 
+# %% ../nbs/14d_reproduce.ipynb #842f2805
+def _weights_for(job, n_classes, weights):
+    "The weights that a job begins with, and its network's sizes."
+    with torch.device('meta'): net = NETWORKS[job.network](n_classes, job.size)
+    return weights if isinstance(net, FstCN) else None, net.config
+
+def find_record(
+    job:Job, # what to do
+    split:VideoSplit, # its data
+    results:str|Path, # folder of the records
+    epochs:int|None=None, # see `settings_for`
+    weights:str|Path|None=None, # see `run_job`
+) -> dict|None: # its record; None: not done yet
+    "What was recorded of a job. Raises `ValueError` if that is another training than the one that is asked for."
+    file = Path(results)/f'{job.name}.json'
+    if not file.exists(): return None
+    record = json.loads(file.read_text(encoding='utf-8'))
+    asked = {'epochs': settings_for(split, job.size, job.seed, epochs).epochs, 'checksum of the videos': checksum(split),
+             'weights to begin with': 'some' if _weights_for(job, len(split.classes), weights)[0] else 'nothing'}
+    found = {'epochs': record['train']['epochs'], 'checksum of the videos': record['data']['checksum'], 'weights to begin with': 'nothing' if record['weights'] == 'nothing' else 'some'}
+    if differ := [f'{k} {found[k]}, asked for is {asked[k]}' for k in asked if found[k] != asked[k]]:
+        raise ValueError(f'{file} is of another training ({"; ".join(differ)}): move it away, or name another folder for the records (--results)')
+    return record
+
+# %% ../nbs/14d_reproduce.ipynb #842f2807
+def _stages_before(job, split, weights, work, epochs, options):
+    "Stages 1 and 2: what the network begins with, and what to record of it."
+    weights, config = _weights_for(job, len(split.classes), weights)
+    if weights is None or config.path == 'tcl': return weights, {}
+    config, settings = frames_stage(config, settings_for(split, job.size, job.seed, epochs))
+    out = Path(work)/replace(job, network='frames').name
+    record = run_experiment(replace(split, test=()), config, settings, out, weights=weights, **options)
+    return out/'model.safetensors', {'frames': {k: record[k] for k in ('weights', 'train', 'training_accuracy')}}
+
 # %% ../nbs/14d_reproduce.ipynb #e56ea176
 def run_job(
     job:Job, # what to do
@@ -184,19 +221,24 @@ def run_job(
     device:str|None=None, # where to run; None: a GPU if there is one
     progress:bool=True, # show progress bars
     epochs:int|None=None, # see `settings_for`
+    weights:str|Path|None=None, # what F_STCN begins with, see `initialize`; None: from scratch
 ) -> dict: # the record, also `results/NAME.json`
-    "Do a job, unless its record is there already. Raises what `run_experiment` raises."
-    file, out = Path(results)/f'{job.name}.json', Path(work)/job.name
-    if file.exists(): return json.loads(file.read_text(encoding='utf-8'))
+    "Do a job, unless its record is there already. Raises what `find_record` and `run_experiment` raise."
+    if record := find_record(job, split, results, epochs, weights): return record
+    out, options = Path(work)/job.name, dict(name=f'{Path(job.data).name}, split {job.split}', reader=reader, device=device, progress=progress, resume=True)
+    begin, before = _stages_before(job, split, weights, work, epochs, options)
     def build(): return NETWORKS[job.network](len(split.classes), job.size)
-    record = run_experiment(split, build, settings_for(split, job.size, job.seed, epochs), out, f'{Path(job.data).name}, split {job.split}', reader, device=device, progress=progress, resume=True)
+    record = run_experiment(split, build, settings_for(split, job.size, job.seed, epochs), out, weights=begin, **options) | before
     def score(videos, n_clips):
         model = build()
         model.load_state_dict(read_tensors(out/'model.safetensors')[0])
         return score_together(Recognizer(model, split.classes, n_clips, device=device), videos, reader, 1, progress)
-    if job.network in _STREAMS: score(split.train, 5).save(out/'scores-train.npz')
-    if job.network == 'both': record |= {'by_views': accuracy_by_views(score(split.test, 10)), 'weights_of_fusion': compare_weights(Scores.load(out/'scores.npz'))}
-    write_record(file, record | {'job': asdict(job)})
+    train, ten = score(split.train, 5) if job.network in _STREAMS else None, score(split.test, 10) if job.network == 'both' else None
+    if ten is not None: record |= {'by_views': accuracy_by_views(ten), 'weights_of_fusion': compare_weights(Scores.load(out/'scores.npz'))}
+    record |= {'job': asdict(job)}
+    if PartialState().is_main_process:
+        if train is not None: train.save(out/'scores-train.npz')
+        write_record(Path(results)/f'{job.name}.json', record)
     return record
 
 # %% ../nbs/14d_reproduce.ipynb #00478ef0
@@ -216,13 +258,13 @@ def fuse_streams(
     work:str|Path, # folder of the jobs' folders
     results:str|Path, # folder of the records
 ) -> None:
-    "Write the records of the two-stream network where both of its streams have been scored."
-    done = {(j.data, j.network, j.split, j.seed, j.size) for j in jobs}
-    for j in jobs:
-        if j.network == _STREAMS[0] and (j.data, _STREAMS[1], j.split, j.seed, j.size) in done:
-            for how in ('average', 'svm'):
-                both = Job(j.data, f'two-stream-{how}', j.split, j.seed, j.size)
-                write_record(Path(results)/f'{both.name}.json', _streams_record(both, work, results, how))
+    "Write the records of the two-stream network where both of its streams have been scored, whenever that was."
+    for j in {(j.split, j.seed): j for j in jobs}.values():
+        streams = [replace(j, network=n).name for n in _STREAMS]
+        if not all((Path(work)/n/'scores-train.npz').exists() and (Path(results)/f'{n}.json').exists() for n in streams): continue
+        for how in ('average', 'svm'):
+            both = replace(j, network=f'two-stream-{how}')
+            write_record(Path(results)/f'{both.name}.json', _streams_record(both, work, results, how))
 
 # %% ../nbs/14d_reproduce.ipynb #c04d1e02
 def pair_networks(
@@ -239,9 +281,11 @@ def pair_networks(
             pair = [scores[n] for n in _STREAMS]
             right['two-stream'] = fuse_two_stream(*pair, 'average').argmax(-1) == pair[0].labels
         if (ours := right.pop('both', None)) is None or not right: continue
-        write_record(Path(results)/f'{replace(j, network="paired").name}.json', {
-            'job': asdict(replace(j, network='paired')), 'seed': j.seed, 'videos': len(ours), **environment(),
-            'networks': {n: {'alone right': int((r & ~ours).sum()), 'F_STCN alone right': int((ours & ~r).sum()), 'p': paired_test(r, ours)} for n, r in right.items()}})
+        file, digest = Path(results)/f'{replace(j, network="paired").name}.json', hashlib.sha256(ours.numpy()).hexdigest()[:12]
+        before = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+        write_record(file, {
+            'job': asdict(replace(j, network='paired')), 'seed': j.seed, 'videos': len(ours), 'F_STCN right': digest, **environment(),
+            'networks': (before['networks'] if before.get('F_STCN right') == digest else {}) | {n: {'alone right': int((r & ~ours).sum()), 'F_STCN alone right': int((ours & ~r).sum()), 'p': paired_test(r, ours)} for n, r in right.items()}})
 
 # %% ../nbs/14d_reproduce.ipynb #7b7f832d
 def read_table(
@@ -277,15 +321,18 @@ def reproduce(
     networks:Sequence[str]|None=None, # of those that the tables need, only these; None: all
     say:Callable[[str],None]=print, # told of every job
     progress:bool=True, # show progress bars
+    weights:str|Path|None=None, # what F_STCN begins with, see `run_job`
 ) -> dict[int,pd.DataFrame]: # the tables
-    "Train, score and record what the tables need and is not there yet. Raises what data, training and scoring raise."
+    "Train, score and record what the tables need and is not there yet. Raises what data and `run_job` raise."
     jobs = plan_jobs(tables, data, splits, seeds, size, networks)
     for i, job in enumerate(jobs):
         split = open_data(data, root, job.split)
         side = NETWORKS[job.network](len(split.classes), size).config.short_side
         reader = FrameCache(Path(work)/'cache', side) if size == 'small' else VideoReader(side)
-        record = run_job(job, split, work, results, reader, device, progress, epochs)
+        record = run_job(job, split, work, results, reader, device, progress, epochs, weights)
         say(f'{i + 1}/{len(jobs)} {job.name}: ' + ', '.join(f'{k} {100*v:.1f} %' for k, v in record['accuracy'].items()))
-    fuse_streams(jobs, work, results)
-    pair_networks(jobs, work, results)
+    if PartialState().is_main_process:
+        fuse_streams(jobs, work, results)
+        pair_networks(jobs, work, results)
+    PartialState().wait_for_everyone()
     return {t: read_table(t, Path(data).name, results, size) for t in tables}
