@@ -186,13 +186,16 @@ def write_record(
     path:str|Path, # file to write, `.json`
     record:dict, # what to write
 ) -> None:
-    "Write a record as JSON, floats to six digits."
+    "Write a record as JSON, floats to six digits; whole or not at all."
     def tidy(x):
         if isinstance(x, float): return None if x != x else float(f'{x:.6g}')
         if isinstance(x, dict): return {k: tidy(v) for k, v in x.items()}
         return [tidy(v) for v in x] if isinstance(x, list | tuple) else x
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(tidy(record), indent=1) + '\n', encoding='utf-8')
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.part')
+    part.write_text(json.dumps(tidy(record), indent=1) + '\n', encoding='utf-8')
+    part.replace(path)
 
 # %% ../nbs/14_experiments.ipynb #2d767d8c
 def read_records(
