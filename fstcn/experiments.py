@@ -157,7 +157,7 @@ def run_experiment(
     model = FstCN(network) if isinstance(network, FstCNConfig) else network()
     began_with = initialize(model, weights, split.classes) if weights is not None else 'nothing'
     learn, valid = hold_out(split.train, validate, settings.seed)
-    history = train(model, learn, settings, reader, out, device, progress, split.classes, valid, resume, name)
+    history = train(model, learn, settings, reader, out, device, progress, split.classes, valid, resume, name, began_with if weights is not None else None)
     if valid: model.load_state_dict(read_tensors(out/'best.safetensors')[0])
     record = {'checkpoint': 'best.safetensors' if valid else 'model.safetensors', 'data': {'name': name, 'classes': len(split.classes), 'train': len(learn), 'valid': len(valid), 'test': len(split.test), 'checksum': checksum(split)},
               'network': type(model).__name__, 'config': asdict(model.config), 'train': asdict(settings), 'seed': settings.seed, 'weights': began_with, 'n_clips': n_clips,

@@ -232,11 +232,11 @@ def _load_state(out, net, optimizer, accelerator, same):
 # %% ../nbs/11_training.ipynb #aa647f95
 FREE = ('workers', 'timeout', 'save_every', 'tensorboard')  # settings that a resumed run may change
 
-def _same(model, videos, config, world):
+def _same(model, videos, config, world, weights):
     "What a run is, as JSON can hold it."
     settings = {f'train.{k}': v for k, v in asdict(config).items() if k not in FREE} | {f'network.{k}': v for k, v in asdict(model.config).items()}
     names = json.dumps([[Path(v.path).name, v.label] for v in videos])
-    return json.loads(json.dumps(settings | {'processes': world, 'videos': hashlib.sha256(names.encode()).hexdigest()[:12]}))
+    return json.loads(json.dumps(settings | {'processes': world, 'weights': weights, 'videos': hashlib.sha256(names.encode()).hexdigest()[:12]}))
 
 # %% ../nbs/11_training.ipynb #a1a4d53d
 @torch.inference_mode()
@@ -336,10 +336,10 @@ def write_history(
 # %% ../nbs/11_training.ipynb #849e3701
 class _Run:
     "A run's place in its plan, its history and its folder."
-    def __init__(self, model, videos, config, accelerator, out, classes, name):
+    def __init__(self, model, videos, config, accelerator, out, classes, name, weights):
         self.config, self.accelerator, self.out, self.classes = config, accelerator, out and Path(out), tuple(classes or map(str, range(model.config.n_classes)))
         self.net, self.optimizer, self.data = model, make_optimizer(model, config), {'name': name, 'train': len(videos)}
-        self.same = _same(model, videos, config, accelerator.num_processes)
+        self.same = _same(model, videos, config, accelerator.num_processes, weights)
         self.step, self.history, self.epoch, self.best, self.finished, self.saved = 0, [], _Epoch(), None, False, time.monotonic()
 
     def find(self, resume):
@@ -401,6 +401,7 @@ def train(
     valid:Sequence[Video]=(), # validation videos, which choose the best network; none: the last is taken
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
     name:str='', # what the data is, for the checkpoints
+    weights:str|None=None, # what `initialize` said: a run goes on only from where it began
 ) -> list[dict]: # one row per epoch: epoch, lr, loss, accuracy, clips_per_s, waiting, short, skipped; with `valid` also valid_*
     "Train a network on random clip pairs, Sec. 2.3. Raises `ValueError` without videos, `VideoError` for an unreadable video, `TrainingError` when training cannot go on, `CheckpointError` for a damaged state."
     if not len(videos): raise ValueError('there are no videos to train on')
@@ -408,7 +409,7 @@ def train(
     torch.manual_seed(config.seed + 1000*accelerator.process_index)
     model.to(accelerator.device, memory_format=torch.channels_last)
     reader = reader or VideoReader(model.config.short_side)
-    run = _Run(model, videos, config, accelerator, out, classes, name)
+    run = _Run(model, videos, config, accelerator, out, classes, name, weights)
     if out is not None: run.find(resume)
     if run.finished: return run.history
     data = ClipPairDataset(videos, model.config.crop_size, model.config.clip, reader, config.seed)
