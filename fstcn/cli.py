@@ -241,7 +241,7 @@ def reproduce(
     splits: Annotated[str, typer.Option(help='Official splits; of UT-Interaction the sequences that are left out, such as 1-10.')] = '1',
     seeds: Annotated[str, typer.Option(help='One training for each.')] = '0,1,2',
     size: Annotated[str, typer.Option(help="'small' or 'paper'.")] = 'small',
-    weights: Annotated[str | None, typer.Option(help="Train F_STCN in the paper's three stages, beginning with these: an ImageNet file of CNN-M (path or URL), or a model.safetensors. Default: from scratch.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Train F_STCN and the two-stream model's spatial stream in the paper's three stages, beginning with these: an ImageNet file of CNN-M (path or URL), or a model.safetensors of path 'scl'. Default: from scratch.")] = None,
     networks: Annotated[str | None, typer.Option(help="Only these of the tables' networks, such as 'both,tcl'.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: what the recipe says.')] = None,
     work: Annotated[Path, typer.Option(help='Folder for networks, scores and decoded frames.')] = Path('fstcn-work'),
@@ -256,6 +256,7 @@ def reproduce(
     if dry_run:
         jobs = machine.plan_jobs(tables, **what)
         opened = {n: machine.open_data(data, root, n) for n in what['splits']}
+        machine.check_records(jobs, tables, opened, results, epochs, weights)
         minutes = {n: machine.estimate_minutes(next(j for j in jobs if j.network == n), opened[jobs[0].split], device, epochs=epochs) for n in dict.fromkeys(j.network for j in jobs)}
         todo = [j for j in jobs if machine.find_record(j, opened[j.split], results, epochs, weights) is None]
         for j in jobs: typer.echo(f'{j.name:<60}' + (f'{minutes[j.network]:8.1f} min' if j in todo else '    done'))

@@ -152,16 +152,16 @@ def run_experiment(
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
 ) -> dict: # the record, also in `record.json`
     "Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and, if there are test videos, scores.npz, confusion.png; raises what training and reading raise."
-    out, begun = Path(out), time.perf_counter()
+    out = Path(out)
     torch.manual_seed(settings.seed)
     model = FstCN(network) if isinstance(network, FstCNConfig) else network()
     began_with = initialize(model, weights, split.classes) if weights is not None else 'nothing'
     learn, valid = hold_out(split.train, validate, settings.seed)
-    history = train(model, learn, settings, reader, out, device, progress, split.classes, valid, resume, name, began_with if weights is not None else None)
+    history = train(model, learn, settings, reader, out, device, progress, split.classes, valid, resume, name, began_with.rpartition('sha256 ')[2] if weights is not None else None)
     if valid: model.load_state_dict(read_tensors(out/'best.safetensors')[0])
     record = {'checkpoint': 'best.safetensors' if valid else 'model.safetensors', 'data': {'name': name, 'classes': len(split.classes), 'train': len(learn), 'valid': len(valid), 'test': len(split.test), 'checksum': checksum(split)},
               'network': type(model).__name__, 'config': asdict(model.config), 'train': asdict(settings), 'seed': settings.seed, 'weights': began_with, 'n_clips': n_clips,
-              'backend': getattr(reader, 'backend', 'frame cache') if reader else 'auto', 'minutes': {'training': (time.perf_counter() - begun)/60}, **_training_figures(model, history)}
+              'backend': getattr(reader, 'backend', 'frame cache') if reader else 'auto', 'minutes': {'training': sum(len(learn)/row['clips_per_s'] for row in history)/60}, **_training_figures(model, history)}
     recognizer = Recognizer(model, split.classes, n_clips, device=device)
     if split.test:
         begun = time.perf_counter()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'NETWORKS', 'Row', 'signed_input', 'open_data', 'settings_for', 'Job', 'plan_jobs', 'estimate_minutes',
-           'find_record', 'run_job', 'fuse_streams', 'pair_networks', 'read_table', 'reproduce']
+           'find_record', 'check_records', 'run_job', 'fuse_streams', 'pair_networks', 'read_table', 'reproduce']
 
 # %% ../nbs/14d_reproduce.ipynb #af88fad8
 import hashlib
@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -26,8 +27,9 @@ from .inference import Recognizer, Scores, view_probabilities
 from .model import FstCN, FstCNConfig, read_tensors
 from .sampling import Reader, VideoReader, network_input
 from .synthetic import CLASSES, make_synthetic
-from .training import TrainConfig, default_epochs, frames_stage, make_accelerator, make_optimizer, train_step
+from .training import TrainConfig, default_epochs, frames_stage, initialize, make_accelerator, make_optimizer, train_step
 from .video import FrameCache
+from .weights import _sha256, fetch_weights
 
 # %% ../nbs/14d_reproduce.ipynb #c7f2fa6f
 @dataclass(frozen=True)
@@ -178,6 +180,9 @@ def estimate_minutes(
     return (steps*min(seconds[1:]) + len(split.test)*(time.perf_counter() - begun))/60
 
 # %% ../nbs/14d_reproduce.ipynb #842f2805
+@cache
+def _digest(weights): return 'nothing' if weights is None else _sha256(fetch_weights(weights))[:12]     # as `initialize` tells it
+
 def _weights_for(job, n_classes, weights):
     "The weights that a job begins with, and its network's sizes."
     with torch.device('meta'): net = NETWORKS[job.network](n_classes, job.size)
@@ -194,12 +199,33 @@ def find_record(
     file = Path(results)/f'{job.name}.json'
     if not file.exists(): return None
     record = json.loads(file.read_text(encoding='utf-8'))
+    begun = (record.get('frames') or record)['weights']
     asked = {'epochs': settings_for(split, job.size, job.seed, epochs).epochs, 'checksum of the videos': checksum(split),
-             'weights to begin with': 'some' if _weights_for(job, len(split.classes), weights)[0] else 'nothing'}
-    found = {'epochs': record['train']['epochs'], 'checksum of the videos': record['data']['checksum'], 'weights to begin with': 'nothing' if record['weights'] == 'nothing' else 'some'}
+             'weights to begin with': _digest(_weights_for(job, len(split.classes), weights)[0])}
+    found = {'epochs': record['train']['epochs'], 'checksum of the videos': record['data']['checksum'], 'weights to begin with': begun.rpartition('sha256 ')[2]}
     if differ := [f'{k} {found[k]}, asked for is {asked[k]}' for k in asked if found[k] != asked[k]]:
-        raise ValueError(f'{file} is of another training ({"; ".join(differ)}): move it away, or name another folder for the records (--results)')
+        raise ValueError(f'{file} is of another training ({"; ".join(differ)}): move it away, or name other folders (--results and --work)')
     return record
+
+# %% ../nbs/14d_reproduce.ipynb #842f280b
+def check_records(
+    jobs:Sequence[Job], # what to do
+    tables:Sequence[int], # whose networks' records are looked at
+    splits:dict[int,VideoSplit], # data by the number of its split
+    results:str|Path, # folder of the records
+    epochs:int|None=None, # see `settings_for`
+    weights:str|Path|None=None, # see `run_job`
+) -> None:
+    "Raises `ValueError` for a record of another training or for weights of a network with a temporal path, and what `initialize` raises for weights that do not fit."
+    if weights is not None:
+        n = len(splits[jobs[0].split].classes)
+        told = initialize(FstCN(getattr(FstCNConfig, jobs[0].size)(n, path='scl')), weights)
+        if "path 'both'" in told or "path 'tcl'" in told: raise ValueError(f'{weights}: the stages begin with a network without a temporal path, or ImageNet; this is {told}')
+    names = dict.fromkeys(n for r in ROWS if r.table in tables for n in r.networks)
+    for j in {j.split: j for j in jobs}.values():
+        for n in names:
+            for file in Path(results).glob(f'{replace(j, network=n).name.removesuffix(str(j.seed))}*.json'):
+                find_record(replace(j, network=n, seed=int(file.stem.rpartition('seed')[2])), splits[j.split], results, epochs, weights)
 
 # %% ../nbs/14d_reproduce.ipynb #842f2807
 def _stages_before(job, split, weights, work, epochs, options):
@@ -209,7 +235,7 @@ def _stages_before(job, split, weights, work, epochs, options):
     config, settings = frames_stage(config, settings_for(split, job.size, job.seed, epochs))
     out = Path(work)/replace(job, network='frames').name
     record = run_experiment(replace(split, test=()), config, settings, out, weights=weights, **options)
-    return out/'model.safetensors', {'frames': {k: record[k] for k in ('weights', 'train', 'training_accuracy')}}
+    return out/'model.safetensors', {'frames': {k: record[k] for k in ('weights', 'train', 'training_accuracy', 'minutes')}}
 
 # %% ../nbs/14d_reproduce.ipynb #e56ea176
 def run_job(
@@ -235,36 +261,42 @@ def run_job(
         return score_together(Recognizer(model, split.classes, n_clips, device=device), videos, reader, 1, progress)
     train, ten = score(split.train, 5) if job.network in _STREAMS else None, score(split.test, 10) if job.network == 'both' else None
     if ten is not None: record |= {'by_views': accuracy_by_views(ten), 'weights_of_fusion': compare_weights(Scores.load(out/'scores.npz'))}
-    record |= {'job': asdict(job)}
+    record |= {'job': asdict(job), 'minutes': record['minutes'] | ({'frames': before['frames']['minutes']['training']} if before else {})}
     if PartialState().is_main_process:
         if train is not None: train.save(out/'scores-train.npz')
         write_record(Path(results)/f'{job.name}.json', record)
     return record
 
 # %% ../nbs/14d_reproduce.ipynb #00478ef0
-def _streams_record(job, work, results, how):
-    "Record of the two streams together, by averaging or an SVM."
-    jobs = [Job(job.data, n, job.split, job.seed, job.size) for n in _STREAMS]
-    load = lambda name: tuple(Scores.load(Path(work)/j.name/name) for j in jobs)  # noqa: E731
-    test = load('scores.npz')
-    score = fuse_two_stream(*test, how, load('scores-train.npz') if how == 'svm' else None)
-    parts = [json.loads((Path(results)/f'{j.name}.json').read_text(encoding='utf-8')) for j in jobs]
-    accuracy = (score.argmax(1) == test[0].labels).double().mean().item()
-    return {'job': asdict(job), 'data': parts[0]['data'], 'seed': job.seed, 'accuracy': {how: accuracy}, 'parameters': sum(p['parameters'] for p in parts),
-            'minutes': {k: sum(p['minutes'][k] for p in parts) for k in parts[0]['minutes']}, 'of': [j.name for j in jobs], **environment()}
+_SAME = 'train', 'weights', 'data', 'accuracy'
+
+def _scores(job, work, results, name='scores.npz'):
+    "Scores of a job, None if they are not there or not those of its record."
+    files = Path(results)/f'{job.name}.json', Path(work)/job.name/'record.json', Path(work)/job.name/name
+    if not all(f.exists() for f in files): return None
+    record, theirs = (json.loads(f.read_text(encoding='utf-8')) for f in files[:2])
+    return Scores.load(files[2]) if all(record[k] == theirs[k] for k in _SAME) else None
 
 def fuse_streams(
     jobs:Sequence[Job], # jobs that were done
     work:str|Path, # folder of the jobs' folders
     results:str|Path, # folder of the records
 ) -> None:
-    "Write the records of the two-stream network where both of its streams have been scored, whenever that was."
+    "Write the records of the two-stream network where both of its streams have been scored, whenever that was; a record that is no longer of its streams' is removed."
     for j in {(j.split, j.seed): j for j in jobs}.values():
-        streams = [replace(j, network=n).name for n in _STREAMS]
-        if not all((Path(work)/n/'scores-train.npz').exists() and (Path(results)/f'{n}.json').exists() for n in streams): continue
+        streams = [replace(j, network=n) for n in _STREAMS]
+        parts = {s.name: json.loads(p.read_text(encoding='utf-8')) for s in streams if (p := Path(results)/f'{s.name}.json').exists()}
+        of = {name: {k: p[k] for k in _SAME} for name, p in parts.items()}
+        test, train = ([_scores(s, work, results, name) for s in streams] for name in ('scores.npz', 'scores-train.npz'))
         for how in ('average', 'svm'):
             both = replace(j, network=f'two-stream-{how}')
-            write_record(Path(results)/f'{both.name}.json', _streams_record(both, work, results, how))
+            file = Path(results)/f'{both.name}.json'
+            if file.exists() and json.loads(file.read_text(encoding='utf-8'))['of'] == of: continue
+            file.unlink(missing_ok=True)
+            if any(s is None for s in test + train): continue
+            accuracy = (fuse_two_stream(*test, how, tuple(train)).argmax(1) == test[0].labels).double().mean().item()
+            write_record(file, {'job': asdict(both), 'data': parts[streams[0].name]['data'], 'seed': j.seed, 'accuracy': {how: accuracy}, 'parameters': sum(p['parameters'] for p in parts.values()),
+                                'minutes': {k: sum(p['minutes'][k] for p in parts.values()) for k in ('training', 'scoring')}, 'of': of, **environment()})
 
 # %% ../nbs/14d_reproduce.ipynb #c04d1e02
 def pair_networks(
@@ -274,8 +306,7 @@ def pair_networks(
 ) -> None:
     "Write for each split and seed, of every network that was scored: the videos, by averaging, that it alone has right, those that F_STCN alone has right, and McNemar's p value."
     for j in {(j.split, j.seed): j for j in jobs}.values():
-        files = {n: Path(work)/replace(j, network=n).name/'scores.npz' for n in NETWORKS}
-        scores = {n: Scores.load(f) for n, f in files.items() if f.exists()}
+        scores = {n: s for n in NETWORKS if (s := _scores(replace(j, network=n), work, results)) is not None}
         right = {n: s.fused('average').argmax(-1) == s.labels for n, s in scores.items()}
         if set(_STREAMS) <= set(right):
             pair = [scores[n] for n in _STREAMS]
@@ -283,9 +314,9 @@ def pair_networks(
         if (ours := right.pop('both', None)) is None or not right: continue
         file, digest = Path(results)/f'{replace(j, network="paired").name}.json', hashlib.sha256(ours.numpy()).hexdigest()[:12]
         before = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
-        write_record(file, {
-            'job': asdict(replace(j, network='paired')), 'seed': j.seed, 'videos': len(ours), 'F_STCN right': digest, **environment(),
-            'networks': (before['networks'] if before.get('F_STCN right') == digest else {}) | {n: {'alone right': int((r & ~ours).sum()), 'F_STCN alone right': int((ours & ~r).sum()), 'p': paired_test(r, ours)} for n, r in right.items()}})
+        known = before['networks'] if before.get('F_STCN right') == digest else {}
+        found = {n: {'alone right': int((r & ~ours).sum()), 'F_STCN alone right': int((ours & ~r).sum()), 'p': float(f'{paired_test(r, ours):.6g}')} for n, r in right.items()}
+        if known | found != known: write_record(file, {'job': asdict(replace(j, network='paired')), 'seed': j.seed, 'videos': len(ours), 'F_STCN right': digest, **environment(), 'networks': known | found})
 
 # %% ../nbs/14d_reproduce.ipynb #7b7f832d
 def read_table(
@@ -323,10 +354,12 @@ def reproduce(
     progress:bool=True, # show progress bars
     weights:str|Path|None=None, # what F_STCN begins with, see `run_job`
 ) -> dict[int,pd.DataFrame]: # the tables
-    "Train, score and record what the tables need and is not there yet. Raises what data and `run_job` raise."
+    "Train, score and record what the tables need and is not there yet. Raises what data, `check_records` and `run_job` raise."
     jobs = plan_jobs(tables, data, splits, seeds, size, networks)
+    opened = {n: open_data(data, root, n) for n in splits}
+    check_records(jobs, tables, opened, results, epochs, weights)
     for i, job in enumerate(jobs):
-        split = open_data(data, root, job.split)
+        split = opened[job.split]
         side = NETWORKS[job.network](len(split.classes), size).config.short_side
         reader = FrameCache(Path(work)/'cache', side) if size == 'small' else VideoReader(side)
         record = run_job(job, split, work, results, reader, device, progress, epochs, weights)

@@ -31,7 +31,7 @@ from .datasets import Video
 from .inference import _watched
 from .model import CheckpointError, FstCN, FstCNConfig, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
 from .sampling import ClipPairDataset, EpochSampler, Reader, TestClips, VideoReader, collate_pairs, crop_offsets
-from .weights import fetch_weights, load_imagenet
+from .weights import _sha256, fetch_weights, load_imagenet
 
 # %% ../nbs/11_training.ipynb #db6a4376
 @dataclass(frozen=True)
@@ -355,7 +355,7 @@ class _Run:
             self.epoch = _Epoch(head['sums'] if self.accelerator.is_main_process else None)
         elif last.exists():
             weights, head = read_tensors(last)
-            _check_same(self.out, head['info'].get('same', {}), self.same)
+            _check_same(self.out, head['info'].get('same', {}), {k: v for k, v in self.same.items() if k != 'processes'})     # no longer matters
             self.net.load_state_dict(weights)
             self.history, self.finished = head['info']['history'], True
 
@@ -401,7 +401,7 @@ def train(
     valid:Sequence[Video]=(), # validation videos, which choose the best network; none: the last is taken
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
     name:str='', # what the data is, for the checkpoints
-    weights:str|None=None, # what `initialize` said: a run goes on only from where it began
+    weights:str|None=None, # which weights it began with, such as their checksum: a run goes on only from where it began
 ) -> list[dict]: # one row per epoch: epoch, lr, loss, accuracy, clips_per_s, waiting, short, skipped; with `valid` also valid_*
     "Train a network on random clip pairs, Sec. 2.3. Raises `ValueError` without videos, `VideoError` for an unreadable video, `TrainingError` when training cannot go on, `CheckpointError` for a damaged state."
     if not len(videos): raise ValueError('there are no videos to train on')
@@ -464,8 +464,9 @@ def initialize(
     weights:str|Path, # a checkpoint of this package, or an ImageNet file: its path or URL, see `fetch_weights`
     classes:Sequence[str]=(), # class names of `model`; where they are the checkpoint's, its classifier is kept
 ) -> str: # one line: what was taken, and what is new
-    "Begin with known weights, Sec. 2.3. Raises `CheckpointError` or `WeightsError` where they do not fit."
+    "Begin with known weights, Sec. 2.3. The line ends with the first digits of the file's SHA-256. Raises `CheckpointError` or `WeightsError` where they do not fit."
     path = fetch_weights(weights)
+    digest = f'; sha256 {_sha256(path)[:12]}'
     if path.suffix == '.safetensors':
         try: source, theirs, _ = load_checkpoint(path)
         except CheckpointError as e:
@@ -473,9 +474,9 @@ def initialize(
         else:
             try: new = _adopt(model, source, tuple(classes) == theirs)
             except CheckpointError as e: raise CheckpointError(f'{path}: {e}') from None
-            return f'{path.name} ({len(theirs)} classes, path {source.config.path!r}); new: {", ".join(new) or "nothing"}'
+            return f'{path.name} ({len(theirs)} classes, path {source.config.path!r}); new: {", ".join(new) or "nothing"}' + digest
     report = load_imagenet(model, path)
-    return f'{path.name} (ImageNet: {", ".join(report.loaded)}); new: {", ".join(report.skipped)}'
+    return f'{path.name} (ImageNet: {", ".join(report.loaded)}); new: {", ".join(report.skipped)}' + digest
 
 # %% ../nbs/11_training.ipynb #a7d97562
 LAST_THREE = ('spatial.fc.fc6', 'spatial.fc.fc7', 'classifier')  # what stage 2 fine-tunes, Sec. 2.3
