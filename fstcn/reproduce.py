@@ -180,6 +180,8 @@ def estimate_minutes(
     return (steps*min(seconds[1:]) + len(split.test)*(time.perf_counter() - begun))/60
 
 # %% ../nbs/14d_reproduce.ipynb #842f2805
+def _read(file): return json.loads(Path(file).read_text(encoding='utf-8'))
+
 @cache
 def _digest(weights): return 'nothing' if weights is None else _sha256(fetch_weights(weights))[:12]     # as `initialize` tells it
 
@@ -198,7 +200,7 @@ def find_record(
     "What was recorded of a job. Raises `ValueError` if that is another training than the one that is asked for."
     file = Path(results)/f'{job.name}.json'
     if not file.exists(): return None
-    record = json.loads(file.read_text(encoding='utf-8'))
+    record = _read(file)
     begun = (record.get('frames') or record)['weights']
     asked = {'epochs': settings_for(split, job.size, job.seed, epochs).epochs, 'checksum of the videos': checksum(split),
              'weights to begin with': _digest(_weights_for(job, len(split.classes), weights)[0])}
@@ -274,7 +276,7 @@ def _scores(job, work, results, name='scores.npz'):
     "Scores of a job, None if they are not there or not those of its record."
     files = Path(results)/f'{job.name}.json', Path(work)/job.name/'record.json', Path(work)/job.name/name
     if not all(f.exists() for f in files): return None
-    record, theirs = (json.loads(f.read_text(encoding='utf-8')) for f in files[:2])
+    record, theirs = map(_read, files[:2])
     return Scores.load(files[2]) if all(record[k] == theirs[k] for k in _SAME) else None
 
 def fuse_streams(
@@ -285,14 +287,14 @@ def fuse_streams(
     "Write the records of the two-stream network where both of its streams have been scored, whenever that was; a record that is no longer of its streams' is removed."
     for j in {(j.split, j.seed): j for j in jobs}.values():
         streams = [replace(j, network=n) for n in _STREAMS]
-        parts = {s.name: json.loads(p.read_text(encoding='utf-8')) for s in streams if (p := Path(results)/f'{s.name}.json').exists()}
+        parts = {s.name: _read(p) for s in streams if (p := Path(results)/f'{s.name}.json').exists()}
         of = {name: {k: p[k] for k in _SAME} for name, p in parts.items()}
-        test, train = ([_scores(s, work, results, name) for s in streams] for name in ('scores.npz', 'scores-train.npz'))
         for how in ('average', 'svm'):
             both = replace(j, network=f'two-stream-{how}')
             file = Path(results)/f'{both.name}.json'
-            if file.exists() and json.loads(file.read_text(encoding='utf-8'))['of'] == of: continue
+            if file.exists() and _read(file)['of'] == of: continue
             file.unlink(missing_ok=True)
+            test, train = ([_scores(s, work, results, name) for s in streams] for name in ('scores.npz', 'scores-train.npz'))
             if any(s is None for s in test + train): continue
             accuracy = (fuse_two_stream(*test, how, tuple(train)).argmax(1) == test[0].labels).double().mean().item()
             write_record(file, {'job': asdict(both), 'data': parts[streams[0].name]['data'], 'seed': j.seed, 'accuracy': {how: accuracy}, 'parameters': sum(p['parameters'] for p in parts.values()),
@@ -313,7 +315,7 @@ def pair_networks(
             right['two-stream'] = fuse_two_stream(*pair, 'average').argmax(-1) == pair[0].labels
         if (ours := right.pop('both', None)) is None or not right: continue
         file, digest = Path(results)/f'{replace(j, network="paired").name}.json', hashlib.sha256(ours.numpy()).hexdigest()[:12]
-        before = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+        before = _read(file) if file.exists() else {}
         known = before['networks'] if before.get('F_STCN right') == digest else {}
         found = {n: {'alone right': int((r & ~ours).sum()), 'F_STCN alone right': int((ours & ~r).sum()), 'p': float(f'{paired_test(r, ours):.6g}')} for n, r in right.items()}
         if known | found != known: write_record(file, {'job': asdict(replace(j, network='paired')), 'seed': j.seed, 'videos': len(ours), 'F_STCN right': digest, **environment(), 'networks': known | found})
@@ -330,7 +332,7 @@ def read_table(
     out = []
     for r in (r for r in ROWS if r.table == table):
         network = f'two-stream-{r.fusion}' if r.networks == _STREAMS else r.networks[0] if r.networks else None
-        found = [json.loads(p.read_text(encoding='utf-8')) for p in sorted(Path(results).glob(f'{data}-{size}-{network}-split*-seed*.json'))] if network else []
+        found = [_read(p) for p in sorted(Path(results).glob(f'{data}-{size}-{network}-split*-seed*.json'))] if network else []
         seeds = pd.Series([f['accuracy'][r.fusion] for f in found]).groupby([f['seed'] for f in found]).mean() if found else pd.Series(dtype=float)
         with torch.device('meta'): models = [NETWORKS[n](found[0]['data']['classes'], size) for n in r.networks] if found else []
         out.append({'': r.label, 'here': mean_and_std(seeds) if found else 'quoted' if not r.networks else 'not run', 'seeds': len(seeds) or '', 'parameters': f'{found[0]["parameters"]/1e6:.1f} M' if found else '',
