@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from scipy.stats import binomtest, ttest_ind
+from scipy.stats import binomtest, ttest_1samp, ttest_ind, ttest_rel
 from torch import Tensor, nn
 
 from .datasets import Video, VideoSplit, checksum, hold_out
@@ -85,8 +85,13 @@ def accuracy_by_views(
 def paired_test(
     right:Tensor, # which videos one way has right, bool (videos,)
     other:Tensor, # the same for another way
+    groups:Sequence[str]|None=None, # group (actor, film) of each video, two or more different ones; None: every video by itself
 ) -> float: # two-sided p value in [0,1]: how often ways that are equally good would differ at least so much
-    "McNemar's exact test."
+    "McNemar's exact test over videos; over groups, a t test of what each gains. `ValueError` if all videos are of one group."
+    if groups is not None:
+        gains = pd.Series((right.int() - other.int()).tolist()).groupby(list(groups)).sum()
+        if len(gains) < 2: raise ValueError(f'all {len(groups)} videos are of the group {groups[0]}: give two groups or more, or None')
+        return float(ttest_1samp(gains, 0).pvalue) if gains.any() else 1.
     only, otherwise = int((right & ~other).sum()), int((other & ~right).sum())
     return float(binomtest(only, only + otherwise).pvalue) if only + otherwise else 1.
 
@@ -218,10 +223,12 @@ def mean_and_std(
     return f'{100*values.mean():.1f} ± {100*values.std(ddof=1):.1f} %' if len(values) > 1 else f'{100*values.mean():.1f} %'
 
 def mean_difference(
-    values:Sequence[float], # one figure per seed of one network, shares in [0,1]; two or more
+    values:Sequence[float], # one figure per seed (or fold) of one network, shares in [0,1]; two or more
     others:Sequence[float], # the same of another
-) -> str: # such as '+9.3 points (7.1 to 11.5)'
-    "Difference of two means in percentage points, with its 95 % interval over seeds (Welch's: the spreads may differ)."
+    paired:bool=False, # whether figures of the same place belong together: one network read in two ways, or two on the same fold
+) -> str: # such as '+9.3 points (+7.1 to +11.5)'
+    "Difference of two means in percentage points, with its 95 % interval over seeds: of the paired t test, or Welch's (the spreads may differ)."
     mean = 100*(sum(values)/len(values) - sum(others)/len(others))
-    low, high = (100*v for v in ttest_ind(values, others, equal_var=False).confidence_interval())
+    test = ttest_rel(values, others) if paired else ttest_ind(values, others, equal_var=False)
+    low, high = (100*v for v in test.confidence_interval())
     return f'{mean:+.1f} points ({low:+.1f} to {high:+.1f})'
