@@ -133,7 +133,7 @@ def train(
     weights: Annotated[str | None, typer.Option(help='Begin with these: a model.safetensors, or an ImageNet file of CNN-M (path or URL). Default: from scratch.')] = None,
     resume: Annotated[bool, typer.Option('--resume', help='Go on with the unfinished run in the folder.')] = False,
     validate: Annotated[float, typer.Option(min=0, max=.9, help='Share of the training videos to hold out for choosing the best epoch; best.safetensors is then scored.')] = 0.,
-    epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: 60, more for fewer than 800 videos.')] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: 60, more for fewer than 800 videos (with --size paper, 10,000).')] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help='Clip pairs of a step, over all devices together. Default: 32; of the small network from scratch 16.')] = None,
     accumulate: Annotated[int | None, typer.Option(min=1, help='Parts that a step is cut into to fit into memory. Default: 1.')] = None,
     lr: Annotated[float | None, typer.Option(help='Learning rate at the start. Default: 0.01; of the small network from scratch 0.03.')] = None,
@@ -167,7 +167,7 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     videos = load_split(data, split, seed=options['seed'])
     config = getattr(FstCNConfig, size)(len(videos.classes), path=path)
     make = TrainConfig.small if size == 'small' and running['weights'] is None else TrainConfig
-    settings = make(epochs=epochs or default_epochs(len(videos.train)), **options)
+    settings = make(epochs=epochs or default_epochs(len(videos.train), size), **options)
     if stage == 'frames': config, settings = frames_stage(config, settings)
     reader = _reader(config, *reading)
     _say(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, {len(videos.classes)} classes')
@@ -241,15 +241,16 @@ def reproduce(
     splits: Annotated[str, typer.Option(help='Official splits; of UT-Interaction the sequences that are left out, such as 1-10.')] = '1',
     seeds: Annotated[str, typer.Option(help='One training for each.')] = '0,1,2',
     size: Annotated[str, typer.Option(help="'small' or 'paper'.")] = 'small',
-    weights: Annotated[str | None, typer.Option(help="Train F_STCN and the two-stream model's spatial stream in the paper's three stages, beginning with these: an ImageNet file of CNN-M (path or URL), or a model.safetensors of path 'scl'. Default: from scratch.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Train F_STCN and its paths in the paper's three stages, beginning with these: an ImageNet file of CNN-M (path or URL), or a model.safetensors of path 'scl'. Default: from scratch.")] = None,
     networks: Annotated[str | None, typer.Option(help="Only these of the tables' networks, such as 'both,tcl'.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: what the recipe says.')] = None,
     work: Annotated[Path, typer.Option(help='Folder for networks, scores and decoded frames.')] = Path('fstcn-work'),
     results: Annotated[Path, typer.Option(help='Folder for the records.')] = Path('results'),
     dry_run: Annotated[bool, typer.Option('--dry-run', help='Say what would be done, and how long it would take. The embedded data set is written for it.')] = False,
+    workers: Workers = 2,
     device: Device = None,
 ) -> None:
-    "Train and score every row of the paper's tables, and print the tables."
+    "Train and score the networks of the paper's tables, and print the tables."
     from fstcn import reproduce as machine
     tables, root = _numbers(table, '--table'), root or (work/'synthetic' if data == 'synthetic' else None)
     what = dict(data=data, splits=_numbers(splits, '--splits'), seeds=_numbers(seeds, '--seeds'), size=size, networks=networks.split(',') if networks else None)
@@ -262,7 +263,7 @@ def reproduce(
         for j in jobs: typer.echo(f'{j.name:<60}' + (f'{minutes[j.network]:8.1f} min' if j in todo else '    done'))
         typer.echo(f'{len(todo)} of {len(jobs)} to do, about {sum(minutes[j.network] for j in todo):.0f} minutes without reading' + (' and stage 2' if weights else ''))
         return
-    for number, found in machine.reproduce(tables, root=root, work=work, results=results, device=device, epochs=epochs, say=_say, weights=weights, **what).items(): _say(f'\nTable {number}\n{found.to_string()}')
+    for number, found in machine.reproduce(tables, root=root, work=work, results=results, device=device, epochs=epochs, say=_say, weights=weights, workers=workers, **what).items(): _say(f'\nTable {number}\n{found.to_string()}')
 
 # %% ../nbs/15_cli.ipynb #74b302b2
 def _videos_in(path):

@@ -118,6 +118,9 @@ def checksum(
     return sha.hexdigest()[:12]
 
 # %% ../nbs/02_datasets.ipynb #78457641
+_ONE_COPY = 'a folder that holds one copy of the lists and one of the videos (links will do)'
+
+
 def _list_dir(folder: Path) -> tuple[list[str], list[str]]:
     "Names of the visible sub-folders and of the other visible entries, sorted; symbolic links are followed."
     try:
@@ -143,20 +146,37 @@ def _read_lines(file: Path) -> list[str]:
 def _find_lists(root: Path, name: str, what: str) -> Path:
     "The one folder at `root` or up to two levels below with a file that matches the regular expression `name`."
     found = [folder for folder, _, files in _walk(root, 2) if any(re.fullmatch(name, f) for f in files)]
-    if not found: raise DatasetError(f'{root}: {what} not found here or in two levels of folders below. Say where they are with lists=...')
-    if len(found) > 1: raise DatasetError(f'{root}: {what} found more than once: {_first(found)}. Choose with lists=...')
+    if not found: raise DatasetError(f'{root}: {what} not found here or in two levels of folders below. Give {_ONE_COPY}, or in Python say where they are with lists=...')
+    if len(found) > 1: raise DatasetError(f'{root}: {what} found more than once: {_first(found)}. Give {_ONE_COPY}, or in Python choose with lists=...')
     return found[0]
 
+# %% ../nbs/02_datasets.ipynb #9e40b65c
+def _index_flat(root: Path, names: Iterable[str]) -> dict[str, list[Path]]:
+    "The listed files in the one folder that has any, by 'class/name' in lower case; `DatasetError` where that would be a guess."
+    listed, index = defaultdict(set), defaultdict(list)
+    for n in names: listed[n.partition('/')[2].casefold()].add(n)
+    found = [folder / f for folder, _, files in _walk(root, 3) for f in files if f.casefold() in listed]
+    folders = sorted({p.parent for p in found})
+    if len(folders) > 1:
+        raise DatasetError(f'{root}: no videos in folders named like the classes, but in {len(folders)} others: {_first(folders)}. '
+                           f'Put all into one folder; if they are copies, give {_ONE_COPY}, or in Python choose with videos=...')
+    for p in found:
+        name, *others = sorted(listed[p.name.casefold()])
+        if others: raise DatasetError(f'{p}: could be any of {_first([name, *others])} of the lists. Move the videos into folders named like the classes')
+        index[name.casefold()].append(p)
+    return index
+
+
 # %% ../nbs/02_datasets.ipynb #5936f1fb
-def _index_videos(root: Path, classes: Iterable[str]) -> dict[str, list[Path]]:
-    "The files of all folders named like a class, by 'class/name' in lower case: one scan per folder, no stat per file."
-    wanted, index = {c.casefold() for c in classes}, defaultdict(list)
+def _index_videos(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
+    "The files of all folders named like a class of the listed `names`, by 'class/name' in lower case: one scan per folder, no stat per file."
+    wanted, index = {n.partition('/')[0].casefold() for n in names}, defaultdict(list)
     for folder, dirs, files in _walk(root, 3):
         name = folder.name.casefold()
         if name in wanted:
             dirs[:] = [d for d in dirs if d.casefold() == name] # an archive of one class unpacked inside its own folder
             for f in files: index[f'{name}/{f.casefold()}'].append(folder / f)
-    return index
+    return index or _index_flat(root, names)
 
 
 def _match(names: Sequence[str], index: dict[str, list[Path]], root: Path) -> dict[str, Path]:
@@ -165,12 +185,12 @@ def _match(names: Sequence[str], index: dict[str, list[Path]], root: Path) -> di
     for name in names:
         fits = index.get(name.casefold(), [])
         fits = [p for p in fits if f'{p.parent.name}/{p.name}' == name] or fits
-        if len(fits) > 1: raise DatasetError(f'{name} of the official list could be any of {_first(fits)}. Choose a folder with videos=...')
+        if len(fits) > 1: raise DatasetError(f'{name} of the official list could be any of {_first(fits)}. Give {_ONE_COPY}, or in Python choose with videos=...')
         if fits: found[name] = fits[0]
         else: missing.append(name)
     if missing:
         packed = [f for _, _, files in _walk(root, 2) for f in files if f.lower().endswith(('.rar', '.zip'))]
-        hint = f'Still packed here: {_first(packed)}' if packed else 'Unpack the archive again, or say where the class folders are with videos=...'
+        hint = f'Still packed here: {_first(packed)}' if packed else f'Unpack the archive again, or give {_ONE_COPY}, or in Python say where the videos are with videos=...'
         raise DatasetError(f'{root}: {len(missing)} of {len(names)} listed videos are missing: {_first(missing)}. {hint}')
     return found
 
@@ -219,7 +239,7 @@ def _group(
 def ucf101(
     root: str | os.PathLike, # folder at or below which the unpacked videos and the official lists lie
     split: int = 1, # official split: 1, 2 or 3
-    videos: str | os.PathLike | None = None, # the folder of the class folders, if it is not to be found under `root`
+    videos: str | os.PathLike | None = None, # the folder of the videos, if it is not to be found under `root`
     lists: str | os.PathLike | None = None, # the folder of classInd.txt, trainlist0*.txt and testlist0*.txt, likewise
     check_counts: bool = True, # refuse lists of 101 classes whose totals are not the official ones
 ) -> VideoSplit: # classes in the order of classInd.txt, groups 'g01' to 'g25'
@@ -230,7 +250,7 @@ def ucf101(
     ids = _ucf101_classes(lists / 'classInd.txt')
     train, test = (_ucf101_list(lists / f'{part}list{split:02d}.txt', ids) for part in ('train', 'test'))
     if check_counts and len(ids) == 101: _check_counts(f'UCF-101 split {split}', (len(train), len(test)), _UCF101_COUNTS[split])
-    files = _match(train + test, _index_videos(where, ids), where)
+    files = _match(train + test, _index_videos(where, train + test), where)
     parts = (tuple(Video(files[n], ids[n.partition('/')[0]], _group(n)) for n in part) for part in (train, test))
     return validate_split(VideoSplit(tuple(ids), *parts))
 
@@ -250,7 +270,7 @@ def _hmdb51_list(file: Path) -> list[tuple[str, str]]:
 def hmdb51(
     root: str | os.PathLike, # folder at or below which the unpacked videos and the official lists lie
     split: int = 1, # official split: 1, 2 or 3
-    videos: str | os.PathLike | None = None, # the folder of the class folders, if it is not to be found under `root`
+    videos: str | os.PathLike | None = None, # the folder of the videos, if it is not to be found under `root`
     lists: str | os.PathLike | None = None, # the folder of <class>_test_split<k>.txt, likewise
     check_counts: bool = True, # refuse lists of 51 classes whose totals are not the official ones
 ) -> VideoSplit: # classes in sorted order; the group is 'class/film'
@@ -264,7 +284,8 @@ def hmdb51(
     for c in classes:
         for name, code in _hmdb51_list(lists / f'{c}_test_split{split}.txt'): part[code].append((c, name))
     if check_counts and len(classes) == 51: _check_counts(f'HMDB-51 split {split}', (len(part['1']), len(part['2'])), _HMDB51_COUNTS)
-    files = _match([f'{c}/{n}' for c, n in part['1'] + part['2']], _index_videos(where, classes), where)
+    index = _index_videos(where, [f'{c}/{n}' for code in '120' for c, n in part[code]])
+    files = _match([f'{c}/{n}' for c, n in part['1'] + part['2']], index, where)
     ids = {c: i for i, c in enumerate(classes)}
     def video(c, n): return Video(files[f'{c}/{n}'], ids[c], f'{c}/{n.rsplit(f"_{c}_", 1)[0]}')
     return validate_split(VideoSplit(tuple(classes), *(tuple(video(*x) for x in part[code]) for code in '12')))

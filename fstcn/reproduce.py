@@ -27,7 +27,7 @@ from .inference import Recognizer, Scores, view_probabilities
 from .model import FstCN, FstCNConfig, read_tensors
 from .sampling import Reader, VideoReader, network_input
 from .synthetic import CLASSES, make_synthetic
-from .training import TrainConfig, default_epochs, frames_stage, initialize, make_accelerator, make_optimizer, train_step
+from .training import FREE, TrainConfig, default_epochs, frames_stage, initialize, make_accelerator, make_optimizer, train_step
 from .video import FrameCache
 from .weights import _sha256, fetch_weights
 
@@ -42,7 +42,7 @@ class Row:
     ucf101:float|None = None # the paper's figure on UCF-101, percent
     hmdb51:float|None = None # the paper's figure on HMDB-51, percent
 
-_STREAMS = ('two-stream-spatial', 'two-stream-temporal')
+_STREAMS = ('scl', 'two-stream-temporal')               # the spatial stream is F_STCN's spatial path
 ROWS = (
     Row(1, 'TCL (only 3 x 3 kernel)', ('tcl-3',), hmdb51=46.0), Row(1, 'TCL (only 5 x 5 kernel)', ('tcl-5',), hmdb51=47.1),
     Row(1, 'TCL (5 x 5 kernel + 3 x 3 kernel)', ('tcl',), hmdb51=48.4), Row(1, 'optical flow stream, HMDB-51 alone [10]', ('two-stream-temporal',), hmdb51=46.6),
@@ -92,7 +92,7 @@ def _signed(n_classes, size):
 NETWORKS: dict[str, Callable[[int,str],nn.Module]] = {  # name -> builder(n_classes, size)
     'both': _fstcn(), 'scl': _fstcn(path='scl'), 'tcl': _fstcn(path='tcl'), 'tcl-3': _fstcn(path='tcl', tcl_kernel_sizes=(3,)),
     'tcl-5': _fstcn(path='tcl', tcl_kernel_sizes=(5,)), 'p-fixed': _constant_p(False), 'p-identity': _constant_p(True), 'stride-1': _fstcn(stride=1),
-    'dt-1': _fstcn(dt=1), 'dt-5': _fstcn(dt=5), 'signed': _signed, **BASELINES}
+    'dt-1': _fstcn(dt=1), 'dt-5': _fstcn(dt=5), 'signed': _signed, **{n: build for n, build in BASELINES.items() if n != 'two-stream-spatial'}}      # which is 'scl'
 
 # %% ../nbs/14d_reproduce.ipynb #5e8b597b
 def open_data(
@@ -116,9 +116,7 @@ def settings_for(
     epochs:int|None=None, # passes over the videos; None: as many as the recipe says
 ) -> TrainConfig: # how every network is trained on these videos
     "One recipe for all networks, so that a comparison compares networks."
-    n = len(split.train)
-    if size == 'small': return TrainConfig.small(epochs=epochs or default_epochs(n), seed=seed)
-    return TrainConfig(epochs=epochs or default_epochs(n, 600_000), seed=seed)
+    return (TrainConfig.small if size == 'small' else TrainConfig)(epochs=epochs or default_epochs(len(split.train), size), seed=seed)
 
 # %% ../nbs/14d_reproduce.ipynb #721a3ce7
 @dataclass(frozen=True)
@@ -146,12 +144,15 @@ def plan_jobs(
     size:str='small', # 'small' or 'paper'
     networks:Sequence[str]|None=None, # of those that the tables need, only these; None: all
 ) -> list[Job]: # seed by seed, so that every row has a first figure early
-    "What has to be trained. Raises `ValueError` for another table, another size, or a network that the tables do not need."
+    "What has to be trained; Table 1 is of split 1, as in the paper. Raises `ValueError` for another table, another size, a network that the tables do not need, and if nothing is to do."
     _check_tables(tables)
     if size not in ('small', 'paper'): raise ValueError(f"size must be 'small' or 'paper', got {size!r}")
     names = dict.fromkeys(n for r in ROWS if r.table in tables for n in r.networks)
     if wrong := set(networks or ()) - set(names): raise ValueError(f'tables {list(tables)} need {", ".join(names)}; not {", ".join(sorted(wrong))}')
-    return [Job(data, n, split, seed, size) for seed in seeds for split in splits for n in names if networks is None or n in networks]
+    everywhere = {n for r in ROWS if r.table in tables and r.table != 1 for n in r.networks}
+    jobs = [Job(data, n, split, seed, size) for seed in seeds for split in splits for n in names if (networks is None or n in networks) and (split == 1 or n in everywhere)]
+    if not jobs: raise ValueError(f'Table 1 is of split 1, got splits {list(splits)}')
+    return jobs
 
 # %% ../nbs/14d_reproduce.ipynb #d88523b4
 def estimate_minutes(
@@ -173,11 +174,12 @@ def estimate_minutes(
         train_step(wrapped, [part], optimizer, accelerator, settings)
         seconds.append(time.perf_counter() - begun)
     model = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
-    pairs = torch.zeros(n_clips, 2, c.n_frames, c.short_side, c.short_side*4//3, 3, dtype=torch.uint8)
+    pairs = torch.randint(0, 256, (n_clips, 2, c.n_frames, c.short_side, c.short_side*4//3, 3), dtype=torch.uint8)
     begun = time.perf_counter()
     view_probabilities(model, pairs)
     steps = settings.epochs*-(-len(split.train)//b)
-    return (steps*min(seconds[1:]) + len(split.test)*(time.perf_counter() - begun))/60
+    scored = len(split.test)*(3 if job.network == 'both' else 1) + len(split.train)*(job.network in _STREAMS)          # see `run_job`: ten clip pairs are twice the work
+    return (steps*min(seconds[1:]) + scored*(time.perf_counter() - begun))/60
 
 # %% ../nbs/14d_reproduce.ipynb #842f2805
 def _read(file): return json.loads(Path(file).read_text(encoding='utf-8'))
@@ -202,10 +204,11 @@ def find_record(
     if not file.exists(): return None
     record = _read(file)
     begun = (record.get('frames') or record)['weights']
-    asked = {'epochs': settings_for(split, job.size, job.seed, epochs).epochs, 'checksum of the videos': checksum(split),
-             'weights to begin with': _digest(_weights_for(job, len(split.classes), weights)[0])}
-    found = {'epochs': record['train']['epochs'], 'checksum of the videos': record['data']['checksum'], 'weights to begin with': begun.rpartition('sha256 ')[2]}
-    if differ := [f'{k} {found[k]}, asked for is {asked[k]}' for k in asked if found[k] != asked[k]]:
+    begin, config = _weights_for(job, len(split.classes), weights)
+    recipe = asdict(settings_for(split, job.size, job.seed, epochs)) | asdict(config)
+    asked = {'checksum of the videos': checksum(split), 'weights to begin with': _digest(begin), **json.loads(json.dumps({k: v for k, v in recipe.items() if k not in FREE}))}
+    found = {'checksum of the videos': record['data']['checksum'], 'weights to begin with': begun.rpartition('sha256 ')[2], **record['train'], **record['config']}
+    if differ := [f'{k} {found[k]}, asked for is {asked[k]}' for k in asked if k in found and found[k] != asked[k]]:       # what an older record does not have was not there to be set
         raise ValueError(f'{file} is of another training ({"; ".join(differ)}): move it away, or name other folders (--results and --work)')
     return record
 
@@ -230,11 +233,11 @@ def check_records(
                 find_record(replace(j, network=n, seed=int(file.stem.rpartition('seed')[2])), splits[j.split], results, epochs, weights)
 
 # %% ../nbs/14d_reproduce.ipynb #842f2807
-def _stages_before(job, split, weights, work, epochs, options):
+def _stages_before(job, split, weights, work, settings, options):
     "Stages 1 and 2: what the network begins with, and what to record of it."
     weights, config = _weights_for(job, len(split.classes), weights)
     if weights is None or config.path == 'tcl': return weights, {}
-    config, settings = frames_stage(config, settings_for(split, job.size, job.seed, epochs))
+    config, settings = frames_stage(config, settings)
     out = Path(work)/replace(job, network='frames').name
     record = run_experiment(replace(split, test=()), config, settings, out, weights=weights, **options)
     return out/'model.safetensors', {'frames': {k: record[k] for k in ('weights', 'train', 'training_accuracy', 'minutes')}}
@@ -250,17 +253,20 @@ def run_job(
     progress:bool=True, # show progress bars
     epochs:int|None=None, # see `settings_for`
     weights:str|Path|None=None, # what F_STCN begins with, see `initialize`; None: from scratch
+    workers:int|None=None, # processes of each device that read; None: see `TrainConfig`
 ) -> dict: # the record, also `results/NAME.json`
     "Do a job, unless its record is there already. Raises what `find_record` and `run_experiment` raise."
     if record := find_record(job, split, results, epochs, weights): return record
     out, options = Path(work)/job.name, dict(name=f'{Path(job.data).name}, split {job.split}', reader=reader, device=device, progress=progress, resume=True)
-    begin, before = _stages_before(job, split, weights, work, epochs, options)
+    settings = settings_for(split, job.size, job.seed, epochs)
+    if workers is not None: settings = replace(settings, workers=workers)
+    begin, before = _stages_before(job, split, weights, work, settings, options)
     def build(): return NETWORKS[job.network](len(split.classes), job.size)
-    record = run_experiment(split, build, settings_for(split, job.size, job.seed, epochs), out, weights=begin, **options) | before
+    record = run_experiment(split, build, settings, out, weights=begin, **options) | before
     def score(videos, n_clips):
         model = build()
         model.load_state_dict(read_tensors(out/'model.safetensors')[0])
-        return score_together(Recognizer(model, split.classes, n_clips, device=device), videos, reader, 1, progress)
+        return score_together(Recognizer(model, split.classes, n_clips, device=device), videos, reader, min(settings.workers, 1), progress)
     train, ten = score(split.train, 5) if job.network in _STREAMS else None, score(split.test, 10) if job.network == 'both' else None
     if ten is not None: record |= {'by_views': accuracy_by_views(ten), 'weights_of_fusion': compare_weights(Scores.load(out/'scores.npz'))}
     record |= {'job': asdict(job), 'minutes': record['minutes'] | ({'frames': before['frames']['minutes']['training']} if before else {})}
@@ -330,12 +336,12 @@ def read_table(
     results:str|Path='results', # folder of the records
     size:str='small', # 'small' or 'paper'
 ) -> pd.DataFrame: # a row for each of the paper: here, seeds, parameters, GFLOP of a clip pair, minutes, UCF-101 and HMDB-51 as the paper prints them
-    "A table of the paper from the records of one data set. Raises `ValueError` for another table."
+    "A table of the paper from the records of one data set; Table 1 from those of split 1. Raises `ValueError` for another table."
     _check_tables([table])
     out = []
     for r in (r for r in ROWS if r.table == table):
         network = f'two-stream-{r.fusion}' if r.networks == _STREAMS else r.networks[0] if r.networks else None
-        found = [_read(p) for p in sorted(Path(results).glob(f'{data}-{size}-{network}-split*-seed*.json'))] if network else []
+        found = [_read(p) for p in sorted(Path(results).glob(f'{data}-{size}-{network}-split{1 if table == 1 else "*"}-seed*.json'))] if network else []
         seeds = pd.Series([f['accuracy'][r.fusion] for f in found]).groupby([f['seed'] for f in found]).mean() if found else pd.Series(dtype=float)
         with torch.device('meta'): models = [NETWORKS[n](found[0]['data']['classes'], size) for n in r.networks] if found else []
         out.append({'': r.label, 'here': mean_and_std(seeds) if found else 'quoted' if not r.networks else 'not run', 'seeds': len(seeds) or '', 'parameters': f'{found[0]["parameters"]/1e6:.1f} M' if found else '',
@@ -358,6 +364,7 @@ def reproduce(
     say:Callable[[str],None]=print, # told of every job
     progress:bool=True, # show progress bars
     weights:str|Path|None=None, # what F_STCN begins with, see `run_job`
+    workers:int|None=None, # see `run_job`
 ) -> dict[int,pd.DataFrame]: # the tables
     "Train, score and record what the tables need and is not there yet. Raises what data, `check_records` and `run_job` raise."
     jobs = plan_jobs(tables, data, splits, seeds, size, networks)
@@ -367,7 +374,7 @@ def reproduce(
         split = opened[job.split]
         side = NETWORKS[job.network](len(split.classes), size).config.short_side
         reader = FrameCache(Path(work)/'cache', side) if size == 'small' else VideoReader(side)
-        record = run_job(job, split, work, results, reader, device, progress, epochs, weights)
+        record = run_job(job, split, work, results, reader, device, progress, epochs, weights, workers)
         say(f'{i + 1}/{len(jobs)} {job.name}: ' + ', '.join(f'{k} {100*v:.1f} %' for k, v in record['accuracy'].items()))
     if PartialState().is_main_process:
         fuse_streams(jobs, work, results)

@@ -15,13 +15,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -54,7 +55,7 @@ class TrainConfig:
     precision:str = 'auto' # 'float32', 'bf16' (autocast), or 'auto': bf16 where a GPU has it
     compile:bool = False # compile the network first, see `compile_network`
     deterministic:bool = False # refuse operations that are not: slower, and bit-identical on a GPU too
-    save_every:float = 60. # seconds between two saved states of a run that has a folder
+    save_every:float = 60. # seconds between two saved states of a run that has a folder, more where saving would take over a twentieth of the time; 0: after each step
     tensorboard:bool = False # also write the history for TensorBoard, by Accelerate's tracker
     validate_every:int = 1 # epochs between two looks at the validation videos, if there are any
 
@@ -88,10 +89,10 @@ def _check_numbers(c):
 # %% ../nbs/11_training.ipynb #70418c03
 def default_epochs(
     n_videos:int, # training videos
-    clips:int=48_000, # clip pairs to draw at least
+    size:str='small', # of the network: 'small' draws 48,000 clip pairs at least, 'paper' 600,000
 ) -> int: # passes over the videos
     "As many epochs as `TrainConfig` has, more of them for a small data set."
-    return max(TrainConfig.epochs, -(-clips//max(1, n_videos)))
+    return max(TrainConfig.epochs, -(-{'small': 48_000, 'paper': 600_000}[size]//max(1, n_videos)))
 
 # %% ../nbs/11_training.ipynb #60cc0069
 def make_optimizer(
@@ -189,7 +190,7 @@ def make_accelerator(
     if config.precision == 'bf16' and not has_bf16: raise ValueError("this GPU has no bfloat16: use precision='float32'")
     bf16 = config.precision == 'bf16' or (config.precision == 'auto' and device.type == 'cuda' and has_bf16)
     AcceleratorState._reset_state()
-    accelerator = Accelerator(cpu=device.type == 'cpu', mixed_precision='bf16' if bf16 else 'no', log_with='tensorboard' if config.tensorboard else None, project_dir=out)
+    accelerator = Accelerator(cpu=device.type == 'cpu', mixed_precision='bf16' if bf16 else 'no', log_with='tensorboard' if config.tensorboard else None, project_dir=out, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))])  # NCCL gives up after ten minutes, and one process may have the longer videos to score
     if config.tensorboard:
         if out is None: raise ValueError('TensorBoard needs a folder: give `out`')
         try: accelerator.init_trackers('tensorboard')
@@ -341,6 +342,7 @@ class _Run:
         self.net, self.optimizer, self.data = model, make_optimizer(model, config), {'name': name, 'train': len(videos)}
         self.same = _same(model, videos, config, accelerator.num_processes, weights)
         self.step, self.history, self.epoch, self.best, self.finished, self.saved = 0, [], _Epoch(), None, False, time.monotonic()
+        self.pause = config.save_every
 
     def find(self, resume):
         "Take up what the folder holds, if that is wanted; otherwise it must hold nothing."
@@ -361,13 +363,15 @@ class _Run:
 
     def save(self):
         "Write the state; every process takes part."
+        begun = time.monotonic()
         sums = self.accelerator.reduce(self.epoch.sums.to(self.accelerator.device)).tolist()
         _save_state(self.out, self.net, self.optimizer, self.accelerator, same=self.same, step=self.step, history=self.history, best=self.best, sums=sums)
         self.saved = time.monotonic()
+        self.pause = self.config.save_every and max(self.config.save_every, 19*(self.saved - begun))       # a twentieth of the time at most
 
     def due(self):
         "Whether to save now; the first process's clock decides for all."
-        late = time.monotonic() - self.saved >= self.config.save_every
+        late = time.monotonic() - self.saved >= self.pause
         return bool(self.out) and bool(self.accelerator.reduce(torch.tensor(float(late and self.accelerator.is_main_process), device=self.accelerator.device)).item())
 
 # %% ../nbs/11_training.ipynb #22c7c958

@@ -433,16 +433,22 @@ def _cache_size(root):
         else: total += st.st_size
     return total
 
+def _n_packets(path):
+    "About as many as there are frames to decode, and quickly counted; 0 where that fails."
+    with _open(path) as (container, stream):
+        try: return sum(p.size > 0 for p in container.demux(stream))
+        except av.FFmpegError: return 0
+
 def _decode_to(file, path, short_side, room):
-    "Decode all of `path` into a .npy file, frame by frame; False as soon as it would take more than `room` bytes."
+    "Decode all of `path` into a .npy file, frame by frame; False as soon as it would, or by its packets will, take more than `room` bytes."
     def header(n): np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': (n, *shape)})
-    n, shape = 0, None
+    n, shape, expected = 0, None, _n_packets(path)
     with open(file, 'wb') as f:
         for frame in _forward(path):
             x = np.ascontiguousarray(resize_frame(_rgb(frame), short_side))
             if x.shape != (shape := shape or x.shape): raise VideoError(path, f'frame {n} has another size than the frames before it')
             if n == 0: header(0)                 # NumPy leaves space for the length to grow
-            if f.tell() + x.nbytes > room: return False
+            if f.tell() + x.nbytes*max(1, expected - n) > room: return False
             f.write(x)
             n += 1
         if n == 0: raise VideoError(path, 'no frame can be decoded')
@@ -472,10 +478,12 @@ def _frames_of(cache, path):
     "All frames of a video as a memory map (t,h,w,3), opened once in a process, or None where there is no room for them."
     version, known = _version(path), cache._maps.get(path)
     if known and known[0] == version: return known[1]
+    if cache._refused.get(path) == version: return None
     if len(cache._maps) > 1000: cache._maps.clear()
     frames = _mapped(cache.root, path, cache.short_side, cache.max_bytes)
     if frames is not None: cache._maps[path] = version, np.asarray(frames)
-    elif not cache._warned:
+    else: cache._refused[path] = version
+    if frames is None and not cache._warned:
         warnings.warn(f'{cache.root}: the frame cache is full ({cache.max_bytes} bytes)', stacklevel=3)
         cache._warned = True
     return frames
@@ -491,10 +499,10 @@ class FrameCache:
                  ):
         _check_size(short_side)
         self.root, self.short_side, self.max_bytes, self._warned = Path(root), short_side, max_bytes, False
-        self._maps = {}                                      # path: version of the video, its frames; of this process alone
+        self._maps, self._refused = {}, {}     # of this process alone; path: version of the video, its frames, and path: version that found no room
         self.root.mkdir(parents=True, exist_ok=True)
 
-    def __getstate__(self): return {**vars(self), '_maps': {}}
+    def __getstate__(self): return {**vars(self), '_maps': {}, '_refused': {}}
 
     def each_frame(self,
                    path:str|Path, # video file
