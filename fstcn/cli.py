@@ -174,6 +174,7 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     record = run_experiment(videos, config, settings, out, f'{data.resolve().name}, split {split}', reader, **running)
     if running['weights'] is not None: _say(f'began with {record["weights"]}')
     _say(_table(record) if videos.test else 'no videos to test on: nothing was scored')
+    if record['data']['unreadable']: _say(f'not looked at, since they cannot be opened: {", ".join(record["data"]["unreadable"])}')
     if record['skipped_videos']: _say(f'{record["skipped_videos"]} videos could not be read and were skipped in each epoch; `fstcn check` names them')
     _say(f'everything is in {out}; next: fstcn predict VIDEO --checkpoint {shlex.quote(str(out/record["checkpoint"]))}')
 

@@ -29,8 +29,9 @@ from .datasets import Video, VideoSplit, checksum, hold_out
 from .fusion import FUSIONS
 from .inference import Recognizer, Scores, score_videos
 from .model import FstCN, FstCNConfig, read_tensors
-from .sampling import Reader
+from .sampling import Reader, VideoReader
 from .training import TrainConfig, initialize, train
+from .video import VideoError
 from .visualize import plot_confusion, plot_history
 
 # %% ../nbs/14_experiments.ipynb #982efc14
@@ -135,6 +136,17 @@ def _training_figures(model, history):
     return {'parameters': sum(p.numel() for p in model.parameters()), 'processes': PartialState().num_processes, 'training_accuracy': history[-1]['accuracy'], **last,
             'clips_per_s': mean('clips_per_s'), 'waiting': mean('waiting'), 'short_videos': history[-1]['short'], 'skipped_videos': history[-1]['skipped']}
 
+def _readable(videos, reader, on_error):
+    "The videos that can be opened, and the names of the others; what is wrong is said before hours of training, not after."
+    found, broken = [], []
+    for v in videos:
+        try: reader.n_frames(v.path)
+        except VideoError:
+            if on_error == 'raise': raise
+            broken.append(Path(v.path).name)
+        else: found.append(v)
+    return tuple(found), broken
+
 def _write_results(out, history, scores, record):
     "Pictures, scores and record into a run's folder."
     plot_history(history).savefig(out/'curves.png')
@@ -156,24 +168,26 @@ def run_experiment(
     validate:float=0., # share of the training videos that choose the best network, which is then the one that is scored, instead of being trained on; in [0,1)
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
 ) -> dict: # the record, also in `record.json`
-    "Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and, if there are test videos, scores.npz, confusion.png; raises what training and reading raise."
+    "Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and, if there are test videos, scores.npz, confusion.png; raises what training and reading raise, for test videos before training; with `on_error='skip'` those that cannot be opened are left out and named in the record."
     out = Path(out)
     torch.manual_seed(settings.seed)
     model = FstCN(network) if isinstance(network, FstCNConfig) else network()
     began_with = initialize(model, weights, split.classes) if weights is not None else 'nothing'
     learn, valid = hold_out(split.train, validate, settings.seed)
+    opener = reader or VideoReader(model.config.short_side)
+    (valid, broken), (test, more) = (_readable(part, opener, settings.on_error) for part in (valid, split.test))
     history = train(model, learn, settings, reader, out, device, progress, split.classes, valid, resume, name, began_with.rpartition('sha256 ')[2] if weights is not None else None)
     if valid: model.load_state_dict(read_tensors(out/'best.safetensors')[0])
-    record = {'checkpoint': 'best.safetensors' if valid else 'model.safetensors', 'data': {'name': name, 'classes': len(split.classes), 'train': len(learn), 'valid': len(valid), 'test': len(split.test), 'checksum': checksum(split)},
+    record = {'checkpoint': 'best.safetensors' if valid else 'model.safetensors', 'data': {'name': name, 'classes': len(split.classes), 'train': len(learn), 'valid': len(valid), 'test': len(test), 'unreadable': broken + more, 'checksum': checksum(split)},
               'network': type(model).__name__, 'config': asdict(model.config), 'train': asdict(settings), 'seed': settings.seed, 'weights': began_with, 'n_clips': n_clips,
               'backend': getattr(reader, 'backend', 'frame cache') if reader else 'auto', 'minutes': {'training': sum(len(learn)/row['clips_per_s'] for row in history)/60}, **_training_figures(model, history)}
     recognizer = Recognizer(model, split.classes, n_clips, device=device)
-    if split.test:
+    if test:
         begun = time.perf_counter()
-        scores = score_together(recognizer, split.test, reader, min(settings.workers, 1), progress)
+        scores = score_together(recognizer, test, reader, min(settings.workers, 1), progress)
         record |= {'minutes': record['minutes'] | {'scoring': (time.perf_counter() - begun)/60}, **summarize(scores)}
     record |= environment(recognizer.device)
-    if PartialState().is_main_process: _write_results(out, history, scores if split.test else None, record)
+    if PartialState().is_main_process: _write_results(out, history, scores if test else None, record)
     return record
 
 # %% ../nbs/14_experiments.ipynb #61f0b740

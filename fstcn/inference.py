@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'view_positions', 'view_probabilities', 'Prediction', 'frame_files', 'FrameFolder', 'Recognizer',
-           'predict_many', 'Scores', 'score_videos', 'compare_fusions', 'agreement', 'Timeline', 'timeline']
+           'Outcome', 'predict_many', 'Scores', 'score_videos', 'compare_fusions', 'agreement', 'Timeline', 'timeline']
 
 # %% ../nbs/10_inference.ipynb #67a5395b
 import csv
+import hashlib
+import io
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +36,7 @@ from .fusion import FUSIONS, fuse_sci
 from .model import FstCN, load_checkpoint, usable_device
 from .sampling import Reader, TestClips, VideoReader, crop_offsets, frame_difference, network_input
 from .scl import scl_sizes
-from .video import Guard, VideoError, _forward, _open, _rgb, resize_frame
+from .video import Guard, VideoError, _forward, _open, _rgb, probe_video, resize_frame
 from .winograd import relu_conv
 
 # %% ../nbs/10_inference.ipynb #97eaf6cc
@@ -208,6 +211,7 @@ class Prediction:
     starts:tuple[int,...] = () # first frame of each of the m clip pairs
     positions:tuple[tuple[int,int,bool],...] = () # (top, left, mirrored) of each of the 18 views, pixels of the resized frame
     frame_size:tuple[int,int]|None = None # height and width of the resized frame, pixels
+    warning:str = '' # that the file breaks off, after how many seconds, and why; empty when all of it could be decoded
 
 # %% ../nbs/10_inference.ipynb #09779816
 def _fusion(name):
@@ -278,16 +282,26 @@ class _Frames:
     def read_frames(self, path, indices): return torch.stack([torch.from_numpy(resize_frame(self.frames[i].numpy(), self.short_side)) for i in indices])
 
 # %% ../nbs/10_inference.ipynb #82041dfc
+def _breaks_off(seconds, damage):
+    "The warning of a file that can be decoded for so many seconds only; empty without damage."
+    return f'breaks off after {seconds:.1f} s ({damage})' if damage else ''
+
+def _length(reader, path):
+    "How many frames a video has, and the warning if it breaks off there."
+    if type(reader) is not VideoReader: return reader.n_frames(path), ''
+    info = reader._call(probe_video, path)
+    return info.n_frames, _breaks_off(info.n_frames/(info.fps or 25), info.damage)
+
 def _read_clips(reader, path, clip, n_clips):
-    "First frames of the evenly spread clip pairs, and a generator of the clip pairs (m,2,t,h,w,3), 32 at most at a time."
-    n = reader.n_frames(path)
+    "First frames of the evenly spread clip pairs, a warning if the video breaks off, and a generator of the clip pairs (m,2,t,h,w,3), 32 at most at a time."
+    n, warning = _length(reader, path)
     starts = clip.spread(n, n_clips)
     def chunks():
         for i in range(0, n_clips, 32):
             wanted = np.stack([clip.frames(s, n) for s in starts[i:i+32]])
             distinct, where = np.unique(wanted, return_inverse=True)
             yield reader.read_frames(path, distinct.tolist())[torch.from_numpy(where.ravel())].unflatten(0, wanted.shape)
-    return starts, chunks()
+    return starts, warning, chunks()
 
 # %% ../nbs/10_inference.ipynb #60b96e72
 class Recognizer:
@@ -327,8 +341,8 @@ class Recognizer:
     ) -> Prediction: # the most probable classes
         "Recognize one video. Raises `VideoError` for an unreadable file, `ValueError` for frames of another shape."
         if top_k < 1: raise ValueError(f'top_k must be at least 1, got {top_k}')
-        starts, chunks = _read_clips(_reader_of(self, video), video, self.model.config.clip, self.n_clips)
-        return _predict(self, starts, chunks, top_k, return_views, progress)
+        starts, warning, chunks = _read_clips(_reader_of(self, video), video, self.model.config.clip, self.n_clips)
+        return _predict(self, starts, warning, chunks, top_k, return_views, progress)
 
 # %% ../nbs/10_inference.ipynb #d4c555f9
 def _reader_of(recognizer, video):
@@ -337,7 +351,7 @@ def _reader_of(recognizer, video):
     reader = recognizer.reader
     return FrameFolder(reader.short_side, reader.guard) if Path(video).is_dir() else reader
 
-def _predict(recognizer, starts, chunks, top_k=5, return_views=True, progress=False):
+def _predict(recognizer, starts, warning, chunks, top_k=5, return_views=True, progress=False):
     "The `Prediction` from the clip pairs that start at `starts`."
     first = next(chunks)
     scored = _score_chunks(recognizer.model, chain([first], chunks), dense=recognizer.dense)
@@ -346,74 +360,112 @@ def _predict(recognizer, starts, chunks, top_k=5, return_views=True, progress=Fa
     probs, order = (score/score.sum()).sort(descending=True)
     size = tuple(first.shape[3:5])
     return Prediction(tuple(recognizer.classes[i] for i in order[:top_k]), tuple(probs[:top_k].tolist()), views if return_views else None,
-                      tuple(starts), tuple(view_positions(*size, recognizer.model.config.crop_size)), size)
+                      tuple(starts), tuple(view_positions(*size, recognizer.model.config.crop_size)), size, warning)
 
 # %% ../nbs/10_inference.ipynb #5b7d4252
-class _Lines:
-    "A table of results that grows by a line a video: CSV or JSON lines, by the name of the file."
-    def __init__(self, path, top_k):
-        self.path, self.as_csv = Path(path), Path(path).suffix.lower() == '.csv'
-        if self.path.suffix.lower() not in ('.csv', '.jsonl'): raise ValueError(f'{path}: results go to a file that ends in .csv or .jsonl')
-        self.columns = ['video', 'error', *(f'{what}{i}' for i in range(1, top_k+1) for what in ('label', 'prob'))]
-        self.done = self._read() if self.path.exists() else {}
+def _network(recognizer, top_k):
+    "Which network sees a video, and how: digits of the SHA-256 of its weights, configuration and class names, then the settings."
+    r = recognizer
+    sha = hashlib.sha256(repr((type(r.model).__name__, r.model.config, r.classes)).encode())
+    for name, x in r.model.state_dict().items():
+        sha.update(name.encode())
+        sha.update(x.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return f'{sha.hexdigest()[:12]} clips={r.n_clips} fusion={r.fusion} dense={r.dense} top={top_k}'
 
-    def _read(self):
-        "Videos and their errors; cuts off a torn last line."
-        data = self.path.read_bytes()
-        whole = data[:data.rfind(b'\n') + 1]
-        try:
-            lines = whole.decode('utf-8').splitlines()
-            if self.as_csv and lines and next(csv.reader(lines)) != self.columns: raise ValueError('other columns')
-            rows = csv.DictReader(lines) if self.as_csv else map(json.loads, lines)
-            done = {row['video']: row['error'] or None for row in rows}
-        except (ValueError, KeyError, TypeError, csv.Error) as e:
-            raise ValueError(f'{self.path}: holds something else than such results ({e}); name another file, or remove it') from e
-        if len(whole) < len(data): self.path.write_bytes(whole)
-        return done
+def _read_rows(path, columns, network):
+    "The whole rows of a table of results, CSV if it has columns, and whether a torn one follows. Raises `ValueError` for anything else."
+    def refusal(why): return ValueError(f'{path}: holds {why}; name another file, or remove it')
+    data, begin, fits = path.read_bytes(), (','.join(columns) if columns else '{"video": ').encode(), True
+    whole = data[:data.rfind(b'\n') + 1]
+    try:
+        text = io.StringIO(whole.decode('utf-8'), newline='')
+        if columns:
+            table = csv.DictReader(text)
+            rows, fits = list(table), table.fieldnames in (None, columns)
+        else: rows = [json.loads(line) for line in text]
+        found = {(r['video'], r['error'], r.get('network')) for r in rows}
+    except (ValueError, KeyError, TypeError, csv.Error) as e: raise refusal(f'something else than such results ({e})') from e
+    for *_, other in found:
+        if other != network: raise refusal(f'results of another network or other settings ({other or "of which, it does not say"}; now {network})')
+    if not fits or not whole and not begin.startswith(data[:len(begin)]) or any(None in r for r in rows): raise refusal('something else than such results (other columns)')
+    return rows, len(whole) < len(data)
+
+# %% ../nbs/10_inference.ipynb #d41c7e08
+@dataclass(frozen=True)
+class Outcome:
+    "What became of one of many videos."
+    error:str = '' # why it could not be read; empty when it could
+    warning:str = '' # that it breaks off, after how many seconds, and why; empty when all of it could be decoded
+    new:bool = True # it was looked at in this call; False: the file of results held it already
+
+def _bytes(video):
+    "Size of a file; 0 of a folder, and of what is not there."
+    return os.path.getsize(video) if os.path.isfile(video) else 0
+
+class _Lines:
+    "A table of results that grows by a line a video: CSV or JSON lines, by the name of the file. Lines of `videos` that are out of date are taken out."
+    def __init__(self, path, top_k, network, videos):
+        self.path, self.as_csv, self.network = Path(path), Path(path).suffix.lower() == '.csv', network
+        if self.path.suffix.lower() not in ('.csv', '.jsonl'): raise ValueError(f'{path}: results go to a file that ends in .csv or .jsonl')
+        self.columns = ['video', 'error', 'warning', 'network', 'bytes', *(f'{what}{i}' for i in range(1, top_k+1) for what in ('label', 'prob'))]
+        rows, torn = _read_rows(self.path, self.columns if self.as_csv else None, network) if self.path.exists() else ([], False)
+        again = {r['video'] for r in rows if r['video'] in videos and (r['error'] or str(_bytes(r['video'])) not in ('0', str(r.get('bytes'))))}
+        self.rows, self.changed = [r for r in rows if r['video'] not in again], torn or len(again) > 0
+        self.done = {r['video']: Outcome(r['error'] or '', r.get('warning') or '', new=False) for r in self.rows}
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, 'a', newline='', encoding='utf-8')
-        if self.as_csv and not self.file.tell(): csv.writer(self.file, lineterminator='\n').writerow(self.columns)
+        file = self.path.resolve()
+        if self.changed:
+            with open(part := file.with_name(f'{file.name}.part'), 'w', newline='', encoding='utf-8') as f: self._write(f, self.rows)
+            os.replace(part, file)
+        self.file = open(file, 'a', newline='', encoding='utf-8')
+        self._write(self.file, ())
         return self
 
     def __exit__(self, *_): self.file.close()
 
-    def add(self, video, labels=(), probs=(), error=None):
-        self.done[video] = error
-        if self.as_csv: csv.writer(self.file, lineterminator='\n').writerow([video, error or '', *chain(*zip(labels, (f'{p:.6g}' for p in probs), strict=True))])
-        else: self.file.write(json.dumps({'video': video, 'labels': labels, 'probs': probs, 'error': error}) + '\n')
-        self.file.flush()
+    def _write(self, file, rows):
+        table = csv.DictWriter(file, self.columns, lineterminator='\n') if self.as_csv else None
+        if table and not file.tell(): table.writeheader()
+        for row in rows: table.writerow(row) if table else file.write(json.dumps(row) + '\n')
+        file.flush()
+
+    def add(self, video, labels=(), probs=(), size=0, **what):
+        self.done[video] = Outcome(**what)
+        row = {'video': video, 'error': None, 'warning': None} | {k: v for k, v in what.items() if v} | {'network': self.network, 'bytes': size or None}
+        flat = zip(self.columns[5:], chain(*zip(labels, (f'{p:.6g}' for p in probs), strict=True)), strict=False)
+        self._write(self.file, [row | (dict(flat) if self.as_csv else {'labels': labels, 'probs': probs})])
 
 # %% ../nbs/10_inference.ipynb #a4c22f80
 def predict_many(
     recognizer:Recognizer, # network, class names, number of clip pairs, fusion
     videos:Iterable[str|Path], # video files and folders of frames
-    out:str|Path, # file of results, `.csv` or `.jsonl`; videos that it holds are skipped
+    out:str|Path, # file of results, `.csv` or `.jsonl`; videos that it holds are skipped, but for unreadable ones and files of another size than then
     top_k:int=5, # how many classes to name
     workers:int=2, # child processes that decode ahead
     timeout:float=60., # seconds after which decoding is ended
     progress:bool=False, # show a progress bar, on a terminal
-) -> dict[str,str|None]: # every video of the file: None, or why it could not be read
-    "Recognize many videos into a file, a line each, going on where an earlier call stopped. Raises `ValueError` for a file that holds something else."
+) -> dict[str,Outcome]: # every video of the file
+    "Recognize many videos into a file, a line each, going on where an earlier call stopped. Raises `ValueError` for a file that holds something else, or results of another network or other settings."
     if top_k < 1 or workers < 1: raise ValueError(f'top_k and workers must be at least 1, got {top_k} and {workers}')
-    with _Lines(out, min(top_k, len(recognizer.classes))) as lines, Guard(timeout) as guard, ThreadPoolExecutor(workers) as pool:
-        todo = [str(v) for v in dict.fromkeys(map(str, videos)) if str(v) not in lines.done]
-        guarded = replace(recognizer.reader, guard=guard)
+    videos, top_k = dict.fromkeys(map(str, videos)), min(top_k, len(recognizer.classes))
+    with _Lines(out, top_k, _network(recognizer, top_k), videos) as lines, Guard(timeout) as guard, ThreadPoolExecutor(workers) as pool:
+        todo, guarded = [v for v in videos if v not in lines.done], replace(recognizer.reader, guard=guard)
         def read(video):
-            reader = FrameFolder(guarded.short_side, guard) if Path(video).is_dir() else guarded
-            starts, chunks = _read_clips(reader, video, recognizer.model.config.clip, recognizer.n_clips)
-            return starts, list(chunks)
+            size, reader = _bytes(video), FrameFolder(guarded.short_side, guard) if Path(video).is_dir() else guarded     # the size before: a file may still grow
+            starts, warning, chunks = _read_clips(reader, video, recognizer.model.config.clip, recognizer.n_clips)
+            return size, starts, warning, list(chunks)
         ahead = deque((v, pool.submit(read, v)) for v in todo[:workers + 1])
         try:
             for i in tqdm(range(len(todo)), 'recognizing', unit='video', disable=None if progress else True, leave=False):
                 video, future = ahead.popleft()
                 if i + workers + 1 < len(todo): ahead.append((todo[i + workers + 1], pool.submit(read, todo[i + workers + 1])))
-                try: starts, chunks = future.result()
+                try: size, starts, warning, chunks = future.result()
                 except VideoError as e: lines.add(video, error=e.reason if str(e.path) == video else str(e))
                 else:
-                    got = _predict(recognizer, starts, iter(chunks), top_k, return_views=False)
-                    lines.add(video, got.labels, got.probs)
+                    got = _predict(recognizer, starts, warning, iter(chunks), top_k, return_views=False)
+                    lines.add(video, got.labels, got.probs, size, warning=warning)
         finally: pool.shutdown(cancel_futures=True)
         return lines.done
 
@@ -585,6 +637,11 @@ class Timeline:
     def table(self) -> pd.DataFrame: # a row for each moment: seconds, then a column for each class
         "The probabilities as a table."
         return pd.DataFrame(self.probs.numpy(), columns=list(self.classes)).assign(seconds=self.seconds.numpy()).loc[:, ['seconds', *self.classes]]
+
+    @property
+    def warning(self) -> str: # such as 'breaks off after 1.2 s (...)'; empty when all of the file could be decoded
+        "That the video breaks off, after how many seconds, and why; the words of `Prediction.warning`."
+        return _breaks_off(self.duration, self.damage)
 
     def segments(self) -> list[dict]: # start and end in seconds, label, prob: its mean over the segment
         "Stretches with one most probable class; they meet halfway between two moments."

@@ -29,6 +29,7 @@ from unittest import mock
 import av
 import numpy as np
 import torch
+from av.sidedata.sidedata import Type as SideType
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
@@ -50,8 +51,8 @@ class VideoInfo:
     path:Path # the file
     n_frames:int # frames that can be decoded; a header's count is not trusted
     fps:float # average frame rate, frames per second; 0 where the file does not say
-    height:int # pixels, upright as players show it
-    width:int # pixels, upright as players show it
+    height:int # pixels as decoded, upright; a pixel aspect ratio other than 1 is not applied
+    width:int # the same
     codec:str # FFmpeg's name of the codec, such as 'mpeg4' or 'h264'
     damage:str = '' # why decoding ended before the end of the file; empty when it did not
 
@@ -143,10 +144,20 @@ def _forward(path, damage=None):
                 n += 1
         if damage is not None: damage.append(why)
 
+def _side_data(frame):
+    "What comes with a frame, by kind. PyAV fails where it does not know one, such as EXIF: that one gets a wrong name here."
+    try: return frame.side_data
+    except ValueError:
+        with mock.patch.object(SideType, '_missing_', lambda value: SideType.PANSCAN): return frame.side_data
+
 def _rgb(frame):
-    "The picture upright, as players show it: (h,w,3) uint8."
+    "The picture upright and mirrored as players show it: (h,w,3) uint8."
     x = frame.reformat(format='rgb24', threads=1).to_ndarray()     # a thread pool for one small picture costs more than it saves
-    return np.rot90(x, frame.rotation // 90) if frame.rotation else x
+    matrix = _side_data(frame).get('DISPLAYMATRIX')
+    if matrix is None: return x
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()   # a step to the right is shown as (a,b), one down as (c,d)
+    if abs(b) > abs(a): x = x.swapaxes(0, 1)
+    return x[::-1 if b + d < 0 else 1, ::-1 if a + c < 0 else 1]
 
 # %% ../nbs/01_video.ipynb #5d1a3d55
 @lru_cache(maxsize=2**14)
