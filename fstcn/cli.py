@@ -49,6 +49,7 @@ def main() -> None: # exit status: 0 done, 1 something in the data is unusable, 
     except Exception as e:
         ours = type(e).__module__.startswith('fstcn') or isinstance(e, ValueError | OSError)
         if not ours or os.environ.get('FSTCN_DEBUG'): raise
+        if isinstance(e, UnicodeEncodeError): e = f'{e.object!a}: a name that is not UTF-8. Rename it'
         typer.echo(f'fstcn: error: {e}', err=True)
         sys.exit(2)
 
@@ -86,21 +87,28 @@ def synth(
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help='A folder with videos in it or up to six levels below, a CSV file with columns path,label, or one video.')],
-    output: Annotated[Path | None, typer.Option(help='Write the whole table to this CSV file.')] = None,
+    output: Annotated[Path | None, typer.Option(help='Write the whole table to this CSV file; its folder is made where it is missing.')] = None,
     workers: Annotated[int | None, typer.Option(min=1, help='Processes that decode. Default: one for each core.')] = None,
     timeout: Timeout = 60,
 ) -> None:
     "Decode every video; report unreadable, short, inexact and duplicate files. Exit status 1 if any is unreadable."
-    from fstcn.datasets import check_videos
-    table = check_videos(data, workers=workers, timeout=timeout)
+    from fstcn.datasets import check_videos, find_videos
+    videos = find_videos(data)
+    if output:                                        # fails now, and not after all is decoded
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.open('a').close()
+    table = check_videos(videos, workers=workers, timeout=timeout)
     if output: table.to_csv(output, index=False)
-    unreadable = table[table.status == 'unreadable']
-    counts = {'unreadable': len(unreadable), 'damaged, readable in part': (table.status == 'damaged').sum(), 'shorter than a clip pair': table.short.sum(),
-              'frame count other than in the header': table.count_mismatch.sum(), 'read wrongly by decord': table.decord_inexact.sum(), 'duplicate of another': (table.duplicate_of != '').sum()}
+    unreadable, damaged = ([f'{row.path}: {row.reason}' for row in table[table.status == s].itertuples()] for s in ('unreadable', 'damaged'))
+    same = [f'{row.path} = {row.duplicate_of}' for row in table[table.duplicate_of != ''].itertuples()]
+    counts = {'unreadable': len(unreadable), 'damaged, readable in part': len(damaged), 'shorter than a clip pair': table.short.sum(),
+              'frame count other than in the header': table.count_mismatch.sum(), 'read wrongly by decord': table.decord_inexact.sum(), 'duplicate of another': len(same)}
     typer.echo(f'{len(table)} videos')
     for name, n in counts.items(): typer.echo(f'{n:8d}  {name}')
-    for row in unreadable.head(10).itertuples(): typer.echo(f'{row.path}: {row.reason}', err=True)
-    if len(unreadable) > 10: typer.echo(f'... and {len(unreadable) - 10} more; --output FILE.csv lists all', err=True)
+    for found in (unreadable, damaged, same):
+        for line in found[:10]: typer.echo(line, err=True)
+        if len(found) > 10: typer.echo(f'... and {len(found) - 10} more', err=True)
+    if sum(counts.values()) and not output: typer.echo('--output FILE.csv says it of every file', err=True)
     if len(unreadable): raise typer.Exit(1)
 
 # %% ../nbs/15_cli.ipynb #d279b370
@@ -181,29 +189,63 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
 # %% ../nbs/15_cli.ipynb #d25d9bb8
 Dense = Annotated[bool, typer.Option('--dense', help='Cut views from the maps of the whole frame: several times faster, close, not equal.')]
 
+def _to_score(data, recognizer, checkpoint, split, every):
+    "The data set whose test part is to be scored; says where `--all` is the way out."
+    from fstcn.datasets import DatasetError, load_all, load_split
+    if every: return load_all(data, recognizer.classes, split)
+    def way_out():
+        try: return f' (to score all {len(load_all(data, recognizer.classes, split).test)} videos of it, add --all)'
+        except (DatasetError, ValueError): return ''
+    try: videos = load_split(data, split, seed=recognizer.info.get('seed', 0))  # the held-out part of training
+    except DatasetError as e: raise DatasetError(f'{e}{way_out()}') from None
+    if not videos.test: raise DatasetError(f'{data}: no test videos; one video of a class is not enough to hold any out{way_out()}')
+    if videos.classes != recognizer.classes:
+        raise DatasetError(f'{data}: its classes are not those of {checkpoint}: {", ".join(videos.classes[:5])}... against {", ".join(recognizer.classes[:5])}...{way_out()}')
+    return videos
+
+def _unseen(videos, recognizer, data, checkpoint, leave_out):
+    "The test videos without those that formed the network; these are an error, unless they are to be left out."
+    from fstcn.datasets import DatasetError, leaked_videos
+    from fstcn.datasets import _first as name_some
+    seen = set(recognizer.info.get('seen', '?').split())
+    if (not seen or '?' in seen) and _first():
+        typer.echo(f'fstcn: warning: {checkpoint} does not say which videos it was trained on: whether these are new to it cannot be told', err=True)
+    known, n = leaked_videos(videos, seen), len(videos.test)
+    if not known: return videos.test
+    told = f'{checkpoint} was trained on them, or chosen by them'
+    if len(known) == n: raise DatasetError(f'{data}: none of the {n} test videos is new to the network ({told}): {name_some([v.path for v in known], 5)}. Name other videos{", or add --all --unseen to score all that are new" if videos.train else ""}')
+    if not leave_out: raise DatasetError(f'{data}: {len(known)} of {n} test videos are not new to the network ({told}): {name_some([v.path for v in known], 5)}. Add --unseen to leave them out, or name other videos')
+    known = set(known)
+    return tuple(v for v in videos.test if v not in known)
+
+# %% ../nbs/15_cli.ipynb #e7a10002
 @app.command()
 def evaluate(
     data: Data,
     checkpoint: Checkpoint = DEMO/'model.safetensors',
     out: Annotated[Path | None, typer.Option(help='Folder for scores.npz, confusion.png and record.json.')] = None,
     split: Split = 1,
+    every: Annotated[bool, typer.Option('--all', help="Score every video, not the test part only, as for a network and new videos. Class names may be some of the network's.")] = False,
+    unseen: Annotated[bool, typer.Option('--unseen', help='Leave out videos that the network was trained on or chosen by. Without this they are an error.')] = False,
     clips: Clips = 5,
     dense: Dense = False,
     workers: Workers = 1,
     device: Device = None,
 ) -> None:
-    "Score the test part of a data set: every view of every video, fused in three ways."
-    from fstcn.datasets import DatasetError, checksum, load_split
+    "Score the test part of a data set, or all of it: every view of every video, fused in three ways."
+    from dataclasses import replace
+
+    from fstcn.datasets import checksum
     from fstcn.experiments import environment, save_scores, score_together, summarize, write_record
     from fstcn.inference import Recognizer
     recognizer = Recognizer.load(_existing(checkpoint), device, n_clips=clips, dense=dense)
-    videos = load_split(data, split, seed=recognizer.info.get('seed', 0))  # the held-out part of training
-    if not videos.test: raise DatasetError(f'{data}: no test videos; one video of a class is not enough to hold any out')
-    if videos.classes != recognizer.classes:
-        raise DatasetError(f'{data}: its classes are not those of {checkpoint}: {", ".join(videos.classes[:5])}... against {", ".join(recognizer.classes[:5])}...')
-    scores = score_together(recognizer, videos.test, workers=workers)
-    record = {'data': {'name': f'{data.resolve().name}, split {split}', 'classes': len(videos.classes), 'test': len(videos.test), 'checksum': checksum(videos)},
+    videos = _to_score(data, recognizer, checkpoint, split, every)
+    test = _unseen(videos, recognizer, data, checkpoint, unseen)
+    left, total = len(videos.test) - len(test), len(videos.train) + len(videos.test)
+    scores = score_together(recognizer, test, workers=workers)
+    record = {'data': {'name': f'{data.resolve().name}, {"all videos" if every else f"split {split}"}', 'classes': len(videos.classes), 'test': len(test), 'left_out': left, 'checksum': checksum(replace(videos, test=test))},
               'checkpoint': checkpoint.name, 'n_clips': clips, 'dense': dense, **summarize(scores), **environment(recognizer.device)}
+    _say(f'{len(test)} of {total} videos scored' + ('' if every else ', the test part') + (f'; {left} left out that the network was trained on or chosen by' if left else ''))
     _say(_table(record))
     if out and _first():
         save_scores(out, scores)
@@ -266,14 +308,24 @@ def reproduce(
         return
     for number, found in machine.reproduce(tables, root=root, work=work, results=results, device=device, epochs=epochs, say=_say, weights=weights, workers=workers, **what).items(): _say(f'\nTable {number}\n{found.to_string()}')
 
-# %% ../nbs/15_cli.ipynb #74b302b2
+# %% ../nbs/15_cli.ipynb #c15e7a05
 def _videos_in(path):
-    "A folder of videos as its files; anything else is one video."
-    from fstcn.datasets import find_videos
-    from fstcn.inference import IMAGE_SUFFIXES
-    frames = path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
-    return find_videos(path) if path.is_dir() and not frames else [path]
+    "A folder with videos as its files; a folder of frames, and what is no folder, is one video."
+    from fstcn.datasets import DatasetError, find_videos
+    from fstcn.inference import frame_files
+    from fstcn.video import VideoError
+    if not path.is_dir(): return [path]
+    try: return find_videos(path)
+    except DatasetError as nothing:
+        try: frame_files(path)
+        except VideoError: raise nothing from None
+        return [path]
 
+def _warn(video, warning):
+    "Say on stderr what there is to say of a video."
+    if warning: typer.echo(f'fstcn: warning: {video} {warning}', err=True)
+
+# %% ../nbs/15_cli.ipynb #74b302b2
 @app.command()
 def predict(
     videos: Annotated[list[Path], typer.Argument(metavar='VIDEO...', help='A video file, a folder with an image for each frame, or a folder of videos; or several of these.')],
@@ -282,7 +334,7 @@ def predict(
     clips: Clips = 5,
     fusion: Annotated[str, typer.Option(help="'sci', 'average' or 'single'.")] = 'sci',
     dense: Dense = False,
-    output: Annotated[Path | None, typer.Option('--output', '-o', help='Write a line for each video to this .csv or .jsonl file, skipping those it holds; needed for more than one.')] = None,
+    output: Annotated[Path | None, typer.Option('--output', '-o', help='Write a line for each video to this .csv or .jsonl file, skipping those it holds results of; needed for more than one.')] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print one JSON object instead of a table.')] = False,
     workers: Workers = 2,
     timeout: Timeout = 60,
@@ -298,13 +350,18 @@ def predict(
         if output is None: got = recognizer.predict(found[0], top, return_views=False, progress=True)
     if output is not None:
         done = predict_many(recognizer, found, output, top, workers, timeout, progress=True)
-        unreadable = {v: done[v] for v in dict.fromkeys(map(str, found)) if done[v]}
-        typer.echo(f'{len(set(found)) - len(unreadable)} videos recognized, {len(unreadable)} unreadable; results in {output}')
-        for video, reason in unreadable.items(): typer.echo(f'{video}: {reason}', err=True)
+        asked = {v: done[v] for v in dict.fromkeys(map(str, found))}
+        new, unreadable = sum(o.new and not o.error for o in asked.values()), sum(o.error != '' for o in asked.values())
+        typer.echo(f'{new} videos recognized, {len(asked) - new - unreadable} were in the file already, {unreadable} unreadable; results in {output}')
+        for video, o in asked.items():
+            if o.error: typer.echo(f'{video}: {o.error}', err=True)
+            _warn(video, o.warning)
         if unreadable: raise typer.Exit(1)
-    elif as_json: typer.echo(json.dumps({'video': str(found[0]), 'checkpoint': str(checkpoint), 'fusion': fusion, 'labels': got.labels, 'probs': got.probs}))
+        return
+    if as_json: typer.echo(json.dumps({'video': str(found[0]), 'checkpoint': str(checkpoint), 'fusion': fusion, 'labels': got.labels, 'probs': got.probs, 'warning': got.warning or None}))
     else:
         for label, p in zip(got.labels, got.probs, strict=True): typer.echo(f'{100*p:6.1f} %  {label}')
+    _warn(found[0], got.warning)
 
 # %% ../nbs/15_cli.ipynb #4c1aa179
 @app.command()
@@ -347,14 +404,14 @@ def timeline(
     device: Device = None,
 ) -> None:
     "Recognize a long video moment by moment, and say what happens when."
-    from fstcn.inference import Recognizer
+    from fstcn.inference import Recognizer, _breaks_off
     from fstcn.inference import timeline as recognize
     recognizer = Recognizer.load(_existing(checkpoint), device, dense=dense)
     got = recognize(recognizer, video, every, window, (4,) if centre else None, fps, timeout, progress=True)
     got.save(out)
     for s in got.segments(): typer.echo(f'{s["start"]:9.1f} s to{s["end"]:9.1f} s{100*s["prob"]:7.1f} %  {s["label"]}')
     typer.echo(f'everything is in {out}: timeline.csv, segments.json, timeline.png')
-    if got.damage: typer.echo(f'fstcn: warning: {video} breaks off after {got.duration:.1f} s ({got.damage})', err=True)
+    _warn(video, _breaks_off(got.duration, got.damage))
 
 # %% ../nbs/15_cli.ipynb #7a6118ec
 BENCHMARKS = {'reading': 'bench', 'loading': 'bench', 'lrn': 'throughput', 'forward': 'throughput', 'step': 'throughput', 'memory': 'throughput', 'video': 'throughput'}  # in which module
@@ -398,6 +455,7 @@ def explain(
     with Guard(timeout) as guard:
         got = explain_video(Recognizer.load(_existing(checkpoint), device, n_clips=clips, guard=guard), video, out, label)
     typer.echo(f'recognized as {got.recognized}; shown is {got.label} ({100*got.probability:.1f} %)\n{got.film}\n{got.sheet}')
+    _warn(video, got.warning)
 
 # %% ../nbs/15_cli.ipynb #833613bc
 @app.command()

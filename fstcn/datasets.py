@@ -375,7 +375,7 @@ def hold_out(
     return _hold_out(videos, [f'{v.path.parent.name}/{v.path.name}' for v in videos], fraction, seed)
 
 # %% ../nbs/02_datasets.ipynb #2bc67d5f
-VIDEO_SUFFIXES = frozenset('.3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv'.split())
+VIDEO_SUFFIXES = frozenset('.3g2 .3gp .asf .avi .divx .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .qt .ts .vob .webm .wmv'.split())
 _PART_NAMES = {'train': 'train', 'training': 'train', 'test': 'test', 'testing': 'test', 'val': 'val', 'valid': 'val', 'validation': 'val'}
 
 
@@ -387,15 +387,27 @@ def _choose_held_out(parts: Iterable[str], held_out: str | None, where: Path) ->
     return name
 
 
+def _videos_below(root: Path) -> list[Path]:
+    "The visible video files at `root` and up to six levels below, folder by folder, each sorted; `DatasetError` for a name that is not UTF-8."
+    found = [folder / f for folder, _, files in _walk(root, 6) for f in files if Path(f).suffix.lower() in VIDEO_SUFFIXES]
+    for p in found:
+        try: str(p).encode()
+        except UnicodeEncodeError as e: raise DatasetError(f'{str(p)!a}: the name is not UTF-8. Rename it') from e
+    return found
+
+
 def _class_folders(root: Path) -> dict[str, list[Path]]:
-    "The video files of every class folder, sorted."
-    found = {}
-    for name in _list_dir(root)[0]:
+    "The video files of every class folder, sorted; `DatasetError` for a class folder without any, and for videos elsewhere."
+    found, elsewhere = {name: [] for name in _list_dir(root)[0]}, []
+    for p in _videos_below(root): (found[p.parent.name] if p.parent.parent == root else elsewhere).append(p)
+    above = {p.parent.parent for p in elsewhere if root in p.parent.parent.parents}
+    for name in (n for n, videos in found.items() if not videos):
         dirs, files = _list_dir(root / name)
-        found[name] = [root / name / f for f in files if Path(f).suffix.lower() in VIDEO_SUFFIXES]
-        if not found[name]:
-            inside = _first([f'{d}/' for d in dirs] + files) or 'nothing'
-            raise DatasetError(f'{root / name}: no videos in this class folder, only {inside}. Videos end in {" ".join(sorted(VIDEO_SUFFIXES))}')
+        inside = _first([f'{d}/' for d in dirs] + files) or 'nothing'
+        hint = f'Did you mean {above.pop()}?' if len(above) == 1 and not any(found.values()) else f'Videos end in {" ".join(sorted(VIDEO_SUFFIXES))}'
+        raise DatasetError(f'{root / name}: no videos in this class folder, only {inside}. {hint}')
+    if found and elsewhere: raise DatasetError(f'{root}: {len(elsewhere)} videos do not lie directly in a class folder: {_first([p.relative_to(root) for p in elsewhere])}. '
+                                               'Move them into one, or out of here, or list all videos in a CSV file')
     return found
 
 # %% ../nbs/02_datasets.ipynb #253f11b0
@@ -406,7 +418,7 @@ def from_folder(
     group: str | None = r'_(g\d+)_', # regular expression whose parentheses find the group in a file name; None for no groups
     held_out: str | None = None, # 'test' or 'val' where root has both; 'test' if not given, and val/ is then left out
 ) -> VideoSplit: # classes in sorted order
-    "A folder of class folders; `DatasetError` for an empty class folder or a split that is unusable, `ValueError` for a wrong fraction."
+    "A folder of class folders; `DatasetError` for an empty class folder, videos outside of class folders or a split that is unusable, `ValueError` for a wrong fraction."
     root = Path(root)
     dirs = {_PART_NAMES[d.lower()]: root / d for d in _list_dir(root)[0] if d.lower() in _PART_NAMES}
     chosen = 'train' in dirs and len(dirs) > 1 and all(_list_dir(d)[0] for d in dirs.values())
@@ -424,23 +436,24 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
     rows = []
     try:
         with open(path, newline='', encoding='utf-8-sig') as f:
-            lines = csv.reader(f, strict=True)
+            lines = csv.reader(f, strict=True, skipinitialspace=True)
             header = [h.strip().lower() for h in next(lines, [])]
             if not {'path', 'label'} <= set(header):
-                raise DatasetError(f'{path}: the first line must name the columns path and label (and split, group), it has {header}')
+                raise DatasetError(f'{path}: the first line must name the columns path and label (and split, group), it has {header}. Save it as UTF-8 with commas')
             for fields in lines:
                 if not fields: continue
                 if len(fields) != len(header):
                     raise DatasetError(f'{path}, line {lines.line_num}: {len(fields)} fields for {len(header)} columns. Quote a field with a comma in it')
-                rows.append(dict(zip(header, fields, strict=True)))
-    except (OSError, UnicodeDecodeError, csv.Error) as e: raise DatasetError(f'{path}: cannot be read: {e}') from e
+                rows.append(row := dict(zip(header, fields, strict=True)))
+                if not row['path']: raise DatasetError(f'{path}, line {lines.line_num}: the path is empty')
+    except UnicodeDecodeError as e: raise DatasetError(f'{path}: not UTF-8 ({e.reason} at byte {e.start}). Save it as UTF-8 with commas') from e
+    except (OSError, csv.Error) as e: raise DatasetError(f'{path}: cannot be read: {e}') from e
     if not rows: raise DatasetError(f'{path}: no videos listed')
     return rows
 
 # %% ../nbs/02_datasets.ipynb #20051af9
 def _label_ids(labels: Sequence[str], classes: Sequence[str] | None, where: Path) -> tuple[tuple[str, ...], list[int]]:
     "Class names, and the number of every label: names are sorted, numbers must be 0 to n-1."
-    if '' in labels: raise DatasetError(f'{where}: {labels.count("")} of {len(labels)} labels are empty')
     names = sorted(set(labels))
     if classes is not None and set(names) <= set(classes): names = list(classes)
     elif all(re.fullmatch(r'-?\d+', n) for n in names):
@@ -466,6 +479,8 @@ def from_csv(
     "Videos listed in a CSV file; `DatasetError` names the line, label or file that is wrong, `ValueError` is for a wrong fraction."
     path = Path(path)
     rows = _read_csv(path)
+    empty = [r['path'] for r in rows if not r['label'].strip()]
+    if empty: raise DatasetError(f'{path}: {len(empty)} of {len(rows)} videos have an empty label: {_first(empty)}')
     names, labels = _label_ids([r['label'].strip() for r in rows], classes, path)
     missing = [r['path'] for r in rows if not os.path.isfile(path.parent / r['path'])]
     if missing: raise DatasetError(f'{path}: {len(missing)} of {len(rows)} videos do not exist: {_first(missing)}')
@@ -476,7 +491,8 @@ def from_csv(
         for r, v in zip(rows, videos, strict=True): parts[_PART_NAMES.get(r['split'].strip().lower(), r['split'])].append(v)
         unknown = sorted(set(parts) - set(_PART_NAMES.values()))
         if unknown: raise DatasetError(f'{path}: column split has {_first([repr(u) for u in unknown])}, it must be train, test or val')
-        train, test = parts['train'], parts[_choose_held_out(set(parts), held_out, path)]
+        name = _choose_held_out(set(parts), held_out, path)
+        train, test = parts['train'], parts[name]
     else: train, test = _hold_out(videos, [r['path'] for r in rows], test_fraction, seed)
     return validate_split(VideoSplit(names, tuple(train), tuple(test)), content=True)
 
@@ -516,12 +532,12 @@ def load_split(
         case 'folder': return from_folder(data, test_fraction, seed)
 
 # %% ../nbs/02_datasets.ipynb #a11a0002
-def _all_folders(root: Path, classes: Sequence[str]) -> list[tuple[Path, str]]:
+def _all_folders(root: Path) -> list[tuple[Path, str]]:
     "Every video in a folder of class folders, or of train/, test/, val/ with class folders in any of them, and its class name."
     dirs = [root / d for d in _list_dir(root)[0]]
-    parts = [d for d in dirs if d.name.lower() in _PART_NAMES and d.name not in classes and _list_dir(d)[0]]
-    beside = [d for d in dirs if parts and d not in parts and any(Path(f).suffix.lower() in VIDEO_SUFFIXES for f in _list_dir(d)[1])]
-    if beside: raise DatasetError(f'{root}: videos in {_first([d.name for d in beside])} beside {_first([d.name for d in parts])}: move one of the two elsewhere')
+    parts = [d for d in dirs if d.name.lower() in _PART_NAMES and _list_dir(d)[0]]
+    beside = [p.relative_to(root) for p in _videos_below(root) if not set(parts) & set(p.parents)] if parts else []
+    if beside: raise DatasetError(f'{root}: {len(beside)} videos do not lie in {_first([d.name for d in parts])}: {_first(beside)}. Move them into one, or out of here')
     return [(p, name) for folder in parts or [root] for name, paths in _class_folders(folder).items() for p in paths]
 
 
@@ -542,7 +558,7 @@ def load_all(
     `DatasetError` names classes that are not among them and what else cannot be used, `ValueError` is for a wrong split."""
     data, kind = Path(data), data_kind(data)
     if kind == 'csv': found = _all_rows(data)
-    elif kind == 'folder': found = _all_folders(data, classes)
+    elif kind == 'folder': found = _all_folders(data)
     else:
         listed = load_split(data, split)
         found = [(v.path, listed.classes[v.label]) for v in (*listed.train, *listed.test)]
@@ -591,12 +607,12 @@ def _examine(path: Path, guard: Guard) -> dict:
 def find_videos(
     data: str | os.PathLike, # a folder, a CSV file with a column path, or one video file
 ) -> list[Path]: # folder by folder, each sorted; in the order of the file for a CSV
-    "All video files of a data set, whether or not its lists name them; `DatasetError` if there are none."
+    "All video files of a data set, whether or not its lists name them; `DatasetError` if there are none, or for a name that is not UTF-8."
     data = Path(data)
     if not data.exists(): raise DatasetError(f'{data}: no such file or folder')
     if data.suffix.lower() == '.csv': return [data.parent / row['path'] for row in _read_csv(data)]
     if data.is_file(): return [data]
-    found = [folder / f for folder, _, files in _walk(data, 6) for f in files if Path(f).suffix.lower() in VIDEO_SUFFIXES]
+    found = _videos_below(data)
     if not found: raise DatasetError(f'{data}: no video files here or in six levels of folders below')
     return found
 

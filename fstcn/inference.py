@@ -638,11 +638,6 @@ class Timeline:
         "The probabilities as a table."
         return pd.DataFrame(self.probs.numpy(), columns=list(self.classes)).assign(seconds=self.seconds.numpy()).loc[:, ['seconds', *self.classes]]
 
-    @property
-    def warning(self) -> str: # such as 'breaks off after 1.2 s (...)'; empty when all of the file could be decoded
-        "That the video breaks off, after how many seconds, and why; the words of `Prediction.warning`."
-        return _breaks_off(self.duration, self.damage)
-
     def segments(self) -> list[dict]: # start and end in seconds, label, prob: its mean over the segment
         "Stretches with one most probable class; they meet halfway between two moments."
         winner, s = self.probs.argmax(-1).tolist(), self.seconds.tolist()

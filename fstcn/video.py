@@ -405,7 +405,7 @@ class Guard:
         conn = child[1]
         try:
             conn.send((fn, path, args))
-            if not conn.poll(self.timeout): raise VideoError(path, f'decoding did not end within {self.timeout:g} s')
+            if not conn.poll(self.timeout): raise VideoError(path, f'decoding did not end within {self.timeout:g} s; --timeout (in Python timeout=) gives it more')
             ok, answer = conn.recv()
         except BaseException as e:
             _kill(*child)

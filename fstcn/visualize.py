@@ -181,6 +181,7 @@ class Explanation:
     film:Path # video file with the maps laid over
     sheet:Path # contact sheet, PNG, of the clip pair in which the network is most certain of `label`
     maps:dict[str,Tensor] # saliency of whole frames: 'rgb' (m,h,w) and/or 'diff' (m,t,h,w)
+    warning:str = '' # that the file breaks off, after how many seconds, and why; empty when all of it could be decoded
 
 # %% ../nbs/12_visualize.ipynb #e6084f90
 def explain(
@@ -208,7 +209,7 @@ def explain(
     film = write_video(out/f'{stem}.mp4', (_film(r) for r in _panels(frames.numpy(), at, wanted, {k: _heat(m, blur) for k, m in maps.items()})), 10, 'libx264')
     title = f'saliency for {label}, {got.probs[got.labels.index(label)]:.0%}' + (f' (recognized: {got.labels[0]})' if label != got.labels[0] else '')
     plot_saliency(pairs[best], {k: m[best] for k, m in maps.items()}, f'{Path(video).name}: {title}').savefig(sheet := out/f'{stem}.png')
-    return Explanation(label, got.labels[0], got.probs[got.labels.index(label)], film, sheet, maps)
+    return Explanation(label, got.labels[0], got.probs[got.labels.index(label)], film, sheet, maps, got.warning)
 
 # %% ../nbs/12_visualize.ipynb #43f58bee
 @torch.inference_mode()
