@@ -61,9 +61,9 @@ class BaselineConfig:
 def clip_frames(
     pairs:Tensor, # clip pairs, uint8 (b,2,t,h,w,3)
     rgb_index:Tensor, # the spatial path's frame, int64 (b,): changes nothing here
-    source:str='rgb', # 'rgb' or 'diff', see `BaselineConfig`
+    source:str='rgb', # 'rgb' or 'diff', see BaselineConfig
     dtype:torch.dtype=torch.float32, # floating type of the result
-) -> tuple[Tensor]: # one tensor (b,3,t,h,w) in channels-last memory, normalized as in `network_input`
+) -> tuple[Tensor]: # one tensor (b,3,t,h,w) in channels-last memory, normalized as in network_input
     "All frames of a clip as one block. Raises `ValueError` for other shapes or types."
     if source == 'diff': return (network_input(pairs, rgb_index, dtype)[1].transpose(1, 2),)
     if pairs.dtype != torch.uint8 or pairs.dim() != 6 or pairs.shape[1] != 2 or pairs.shape[-1] != 3:

@@ -550,7 +550,7 @@ def _all_rows(file: Path) -> list[tuple[Path, str]]:
 
 
 def load_all(
-    data: str | os.PathLike, # a data set, as `load_split` takes it; class folders in test/ alone, or of one class, are enough
+    data: str | os.PathLike, # a data set, as load_split takes it; class folders in test/ alone, or of one class, are enough
     classes: Sequence[str], # class names of the network, in the order of its outputs
     split: int = 1, # of a data set with official lists: the split whose training and test videos are taken
 ) -> VideoSplit: # `classes`, no training videos, and every video of the data set as a test video

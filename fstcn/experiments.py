@@ -164,7 +164,7 @@ def run_experiment(
     n_clips:int=5, # clip pairs M of a test video
     device:str|None=None, # where to run; None: a GPU if there is one
     progress:bool=True, # show progress bars
-    weights:str|Path|None=None, # weights to begin with, see `initialize`; None: from scratch
+    weights:str|Path|None=None, # weights to begin with, see initialize; None: from scratch
     validate:float=0., # share of the training videos that choose the best network, which is then the one that is scored, instead of being trained on; in [0,1)
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
 ) -> dict: # the record, also in `record.json`

@@ -78,7 +78,7 @@ def fuse_sci(
 
 # %% ../nbs/09_fusion.ipynb #194ea291
 def fuse_single(
-    p: Tensor, # class probabilities (..., m, k, n); k is 18 or 9 in the order of `fstcn.sampling.crop_views`, or 1
+    p: Tensor, # class probabilities (..., m, k, n); k is 18 or 9 in the order of fstcn.sampling.crop_views, or 1
     generator: torch.Generator | None = None, # source of the random draw; None is the global CPU generator
 ) -> Tensor: # score (..., n) of one view per video
     "Score of one random clip pair per video at its central crop (Table 2); `ValueError` as `fuse_average`, and where the central crop is unknown."

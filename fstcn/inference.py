@@ -191,12 +191,12 @@ def _score_chunks(model, chunks, batch_size=12, dense=False, views=None):
 
 # %% ../nbs/10_inference.ipynb #4d05be2f
 def view_probabilities(
-    model:nn.Module, # network in evaluation mode: an `FstCN`, or another with `config`, `prepare` and `forward`
+    model:nn.Module, # network in evaluation mode: an FstCN, or another with `config`, `prepare` and `forward`
     pairs:Tensor, # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3)
-    batch_size:int=12, # clips that pass a network other than `FstCN` at once
-    dense:bool=False, # cut views from the maps of the whole frame: faster, close, not equal; `FstCN` only
+    batch_size:int=12, # clips that pass a network other than FstCN at once
+    dense:bool=False, # cut views from the maps of the whole frame: faster, close, not equal; FstCN only
     views:Sequence[int]|None=None, # numbers of the views wanted, such as (4,) for the centre; None: all 18
-) -> Tensor: # probabilities (m,k,n) on the CPU, float32 or the network's own double; views in the order of `crop_views`
+) -> Tensor: # probabilities (m,k,n) on the CPU, float32 or the network's own double; views in the order of crop_views
     "Class probabilities of every view of every clip pair, Sec. 2.4 and Fig. 3. Raises `ValueError` if there are no clip pairs, frames are smaller than the crop, or the network is in training mode."
     if not len(pairs): raise ValueError('there are no clip pairs to look at')
     return torch.cat(list(_score_chunks(model, [pairs], batch_size, dense, views)))
@@ -307,13 +307,13 @@ def _read_clips(reader, path, clip, n_clips):
 class Recognizer:
     "A trained network with all that is needed to recognize a video."
     def __init__(self,
-        model:nn.Module, # the network: an `FstCN`, or another with `config`, `prepare` and `forward`
+        model:nn.Module, # the network: an FstCN, or another with `config`, `prepare` and `forward`
         classes:Sequence[str], # class names in the order of its outputs
         n_clips:int=5, # clip pairs M of a video
         fusion:str='sci', # 'sci', 'average' or 'single', see `fstcn.fusion.FUSIONS`
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
         guard:Guard|None=None, # child processes to decode unknown files in, under a time limit
-        dense:bool=False, # cut views from the maps of the whole frame: faster, close, not equal; `FstCN` only
+        dense:bool=False, # cut views from the maps of the whole frame: faster, close, not equal; FstCN only
     ):
         _check_recognizer(model, classes, n_clips, fusion)
         self.device = usable_device(device)
@@ -325,7 +325,7 @@ class Recognizer:
     def load(cls,
         checkpoint:str|Path, # file written by training
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
-        **kwargs, # further arguments of `Recognizer`
+        **kwargs, # further arguments of Recognizer
     ) -> 'Recognizer': # ready to predict
         "Load a checkpoint. Raises `CheckpointError`."
         model, classes, info = load_checkpoint(checkpoint)

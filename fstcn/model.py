@@ -222,7 +222,7 @@ def write_tensors(
     return path
 
 def read_tensors(
-    path:str|Path, # file written by `write_tensors`
+    path:str|Path, # file written by write_tensors
 ) -> tuple[dict[str,Tensor],dict]: # the tensors on the CPU, and the head
     "Read such a file; nothing in it is executed. Raises `CheckpointError` if it is missing, damaged, of another kind, or of a later format."
     if not Path(path).is_file(): raise CheckpointError(f'{path}: no such file')
@@ -248,7 +248,7 @@ def save_checkpoint(
     return write_tensors(path, model.state_dict(), config=asdict(model.config), classes=list(classes), info=info)
 
 def load_checkpoint(
-    path:str|Path, # file written by `save_checkpoint`
+    path:str|Path, # file written by save_checkpoint
 ) -> tuple[FstCN,tuple[str,...],dict]: # the network in evaluation mode on the CPU, class names, and what else was kept
     "Read a network back. Raises `CheckpointError` if the file is missing, damaged, of another kind, or of a later format."
     weights, head = read_tensors(path)

@@ -137,8 +137,8 @@ def _check_tables(tables):
     if set(tables) - {1, 2, 3, 4} or not tables: raise ValueError(f'tables are 1, 2, 3, and 4 for ablations; got {list(tables)}')
 
 def plan_jobs(
-    tables:Sequence[int], # of 1, 2, 3 and 4, see `Row`
-    data:str, # see `open_data`
+    tables:Sequence[int], # of 1, 2, 3 and 4, see Row
+    data:str, # see open_data
     splits:Sequence[int]=(1,), # numbers of splits
     seeds:Sequence[int]=(0,), # one training each
     size:str='small', # 'small' or 'paper'
@@ -160,7 +160,7 @@ def estimate_minutes(
     split:VideoSplit, # its data
     device:str|None=None, # where to run; None: a GPU if there is one
     n_clips:int=5, # clip pairs M of a test video
-    epochs:int|None=None, # see `settings_for`
+    epochs:int|None=None, # see settings_for
 ) -> float: # minutes, without the reading of videos
     "Expected time of a job, by timing two steps and one test video."
     settings = settings_for(split, job.size, job.seed, epochs)
@@ -196,8 +196,8 @@ def find_record(
     job:Job, # what to do
     split:VideoSplit, # its data
     results:str|Path, # folder of the records
-    epochs:int|None=None, # see `settings_for`
-    weights:str|Path|None=None, # see `run_job`
+    epochs:int|None=None, # see settings_for
+    weights:str|Path|None=None, # see run_job
 ) -> dict|None: # its record; None: not done yet
     "What was recorded of a job. Raises `ValueError` if that is another training than the one that is asked for."
     file = Path(results)/f'{job.name}.json'
@@ -218,8 +218,8 @@ def check_records(
     tables:Sequence[int], # whose networks' records are looked at
     splits:dict[int,VideoSplit], # data by the number of its split
     results:str|Path, # folder of the records
-    epochs:int|None=None, # see `settings_for`
-    weights:str|Path|None=None, # see `run_job`
+    epochs:int|None=None, # see settings_for
+    weights:str|Path|None=None, # see run_job
 ) -> None:
     "Raises `ValueError` for a record of another training or for weights of a network with a temporal path, and what `initialize` raises for weights that do not fit."
     if weights is not None:
@@ -251,9 +251,9 @@ def run_job(
     reader:Reader|None=None, # what reads frames; None: from the files
     device:str|None=None, # where to run; None: a GPU if there is one
     progress:bool=True, # show progress bars
-    epochs:int|None=None, # see `settings_for`
-    weights:str|Path|None=None, # what F_STCN begins with, see `initialize`; None: from scratch
-    workers:int|None=None, # processes of each device that read; None: see `TrainConfig`
+    epochs:int|None=None, # see settings_for
+    weights:str|Path|None=None, # what F_STCN begins with, see initialize; None: from scratch
+    workers:int|None=None, # processes of each device that read; None: see TrainConfig
 ) -> dict: # the record, also `results/NAME.json`
     "Do a job, unless its record is there already. Raises what `find_record` and `run_experiment` raise."
     if record := find_record(job, split, results, epochs, weights): return record
@@ -331,7 +331,7 @@ def pair_networks(
 
 # %% ../nbs/14d_reproduce.ipynb #7b7f832d
 def read_table(
-    table:int, # 1 to 4, see `Row`
+    table:int, # 1 to 4, see Row
     data:str, # name of the data
     results:str|Path='results', # folder of the records
     size:str='small', # 'small' or 'paper'
@@ -350,8 +350,8 @@ def read_table(
 
 # %% ../nbs/14d_reproduce.ipynb #5e438ecc
 def reproduce(
-    tables:Sequence[int], # of 1, 2, 3 and 4, see `Row`
-    data:str, # see `open_data`
+    tables:Sequence[int], # of 1, 2, 3 and 4, see Row
+    data:str, # see open_data
     root:str|Path|None=None, # where the data lies
     splits:Sequence[int]=(1,), # numbers of splits
     seeds:Sequence[int]=(0,), # one training each
@@ -359,12 +359,12 @@ def reproduce(
     work:str|Path='fstcn-work', # folder for networks, scores and decoded frames
     results:str|Path='results', # folder for the records
     device:str|None=None, # where to run; None: a GPU if there is one
-    epochs:int|None=None, # see `settings_for`
+    epochs:int|None=None, # see settings_for
     networks:Sequence[str]|None=None, # of those that the tables need, only these; None: all
     say:Callable[[str],None]=print, # told of every job
     progress:bool=True, # show progress bars
-    weights:str|Path|None=None, # what F_STCN begins with, see `run_job`
-    workers:int|None=None, # see `run_job`
+    weights:str|Path|None=None, # what F_STCN begins with, see run_job
+    workers:int|None=None, # see run_job
 ) -> dict[int,pd.DataFrame]: # the tables
     "Train, score and record what the tables need and is not there yet. Raises what data, `check_records` and `run_job` raise."
     jobs = plan_jobs(tables, data, splits, seeds, size, networks)

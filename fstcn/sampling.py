@@ -156,7 +156,7 @@ class Reader(Protocol):
 class VideoReader:
     "Reads frames from the video file each time; opens nothing before it is asked, so it may cross to worker processes. Raises `ValueError` for an unknown backend."
     short_side:int|None = None # height or width, whichever is shorter, that frames are resized to, pixels; None keeps the file's
-    backend:str = 'auto' # see `read_frames`
+    backend:str = 'auto' # see read_frames
     guard:Guard|None = None # child processes to decode in, under a time limit: for unknown files
 
     def __post_init__(self):
@@ -215,7 +215,7 @@ class ClipPairDataset(Dataset):
     def __len__(self): return len(self.videos)
 
     def __getitem__(self,
-        item:int|tuple[int,int], # index of a video, or (epoch, index) as `EpochSampler` gives it
+        item:int|tuple[int,int], # index of a video, or (epoch, index) as EpochSampler gives it
     ) -> dict|VideoError: # pair uint8 (2,t,size,size,3), rgb_index, label, index, short (True if frames had to be repeated)
         "Sample, read, crop and flip one clip pair."
         return self.__getitems__([item])[0]
@@ -278,7 +278,7 @@ def _stack(pairs):
     return first.as_strided((len(pairs), *first.shape), (size, *first.stride()), start)
 
 def collate_pairs(
-    samples:Sequence[dict|VideoError], # items of a `ClipPairDataset`
+    samples:Sequence[dict|VideoError], # items of a ClipPairDataset
 ) -> dict: # the samples that could be read, stacked, and errors: the list of what could not; without samples, errors alone
     "Make a batch, with the errors beside it."
     good = [s for s in samples if not isinstance(s, VideoError)]

@@ -101,7 +101,7 @@ class Action:
     name:str # class name, as in the file names
     family:str # classes of one family share every random number
     tells:str # what separates it within its family: 'motion', 'object' or '' where the family is one class
-    keys:tuple # key poses, from `side_pose` or `front_pose`
+    keys:tuple # key poses, from side_pose or front_pose
     seconds:float=0. # of one cycle; 0: not cyclic, goes once through the key poses during the whole video
     front:bool=False # seen from the front
     plant:bool=True # feet stay in place
@@ -274,7 +274,7 @@ class Actor:
     "A body, its clothes and the room around it: what the videos of one group have in common."
     room:np.ndarray # (h + margin, w + margin, 3) uint8, larger than the frame
     height:float # of the body, as a share of the frame height
-    lengths:tuple # of the bones, see `forward_kinematics`
+    lengths:tuple # of the bones, see forward_kinematics
     girth:float # thickness factor of limbs and torso
     paint:dict # colour name -> (r,g,b)
 
@@ -519,7 +519,7 @@ def _recorded(
 
 # %% ../nbs/03_synthetic.ipynb #fd99b170
 def _write_one(
-    job:tuple, # path, then the arguments of `render_action`
+    job:tuple, # path, then the arguments of render_action
 ) -> None: # nothing: the file is there
     "Renders and writes one video; what a worker process does."
     path, *args = job
@@ -534,7 +534,7 @@ def _checksum(
     return digest.hexdigest()
 
 def _run(
-    jobs:list, # for `_write_one`
+    jobs:list, # for _write_one
     workers:int|None, # processes; None: as many as there are cores, one for a small number of jobs
     progress:bool, # show a progress bar
 ) -> None: # nothing: the files are there

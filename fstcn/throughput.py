@@ -109,7 +109,7 @@ def make_rival(
 def count_flops(
     name:str, # one of `RIVALS`
     config:FstCNConfig, # sizes
-    video:tuple[int,int]=(16, 112), # see `make_rival`
+    video:tuple[int,int]=(16, 112), # see make_rival
     backward:bool=False, # count the backward pass, too
 ) -> float: # FLOPs of one clip in matrix products and convolutions, a multiplication and an addition being two
     "What one clip costs; nothing is computed."
@@ -244,7 +244,7 @@ def step_plan(
 # %% ../nbs/14c_throughput.ipynb #bc8544fd
 def bench_step(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
-    batch:int|None=None, # clips of a step; None: see `step_plan`
+    batch:int|None=None, # clips of a step; None: see step_plan
     rounds:int=1, # rounds, each with a new process for each rival
     steps:int=2, # measured steps of a process, after one or two that are not
     video:tuple[int,int]=(16, 112), # frames and size of the other networks' clips

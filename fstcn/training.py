@@ -53,7 +53,7 @@ class TrainConfig:
     on_error:str = 'raise' # for a video that cannot be read: 'raise', or 'skip' and count
     timeout:float = 600. # seconds to wait for a batch from worker processes before giving up
     precision:str = 'auto' # 'float32', 'bf16' (autocast), or 'auto': bf16 where a GPU has it
-    compile:bool = False # compile the network first, see `compile_network`
+    compile:bool = False # compile the network first, see compile_network
     deterministic:bool = False # refuse operations that are not: slower, and bit-identical on a GPU too
     save_every:float = 60. # seconds between two saved states of a run that has a folder, more where saving would take over a twentieth of the time; 0: after each step
     tensorboard:bool = False # also write the history for TensorBoard, by Accelerate's tracker
@@ -68,7 +68,7 @@ class TrainConfig:
     @classmethod
     def small(cls,
         **kwargs, # fields to change
-    ) -> 'TrainConfig': # for `FstCNConfig.small`, from scratch
+    ) -> 'TrainConfig': # for FstCNConfig.small, from scratch
         "Smaller batches and larger steps."
         return cls(**{'batch_size': 16, 'lr': .03, **kwargs})
 
@@ -153,7 +153,7 @@ def _filled(part, config):
 # %% ../nbs/11_training.ipynb #1b1f1ddd
 def train_step(
     model:nn.Module, # network, prepared by `accelerator`
-    parts:Sequence[dict], # this process's parts of the batch, see `collate_pairs`
+    parts:Sequence[dict], # this process's parts of the batch, see collate_pairs
     optimizer:torch.optim.Optimizer, # updates the network
     accelerator:Accelerator, # device, precision, other processes
     config:TrainConfig, # `clip_norm`
@@ -322,7 +322,7 @@ def _determinism(on):
 # %% ../nbs/11_training.ipynb #c5df60a0
 def write_history(
     out:str|Path, # folder, made if missing
-    history:list[dict], # rows of `train`
+    history:list[dict], # rows of train
     config:TrainConfig, # settings of the run
 ) -> None:
     "Write `history.csv` and `train.json` into a run's folder."
@@ -470,7 +470,7 @@ def _adopt(model, source, same_classes):
 
 def initialize(
     model:FstCN, # freshly made network, changed in place
-    weights:str|Path, # a checkpoint of this package, or an ImageNet file: its path or URL, see `fetch_weights`
+    weights:str|Path, # a checkpoint of this package, or an ImageNet file: its path or URL, see fetch_weights
     classes:Sequence[str]=(), # class names of `model`; where they are the checkpoint's, its classifier is kept
 ) -> str: # one line: what was taken, and what is new
     "Begin with known weights, Sec. 2.3. The line ends with the first digits of the file's SHA-256. Raises `CheckpointError` or `WeightsError` where they do not fit."

@@ -395,7 +395,7 @@ class Guard:
         self.timeout, self._idle, self._context = timeout, [], multiprocessing.get_context('spawn')
 
     def __call__(self,
-                 fn:Callable, # importable function of a path, such as `probe_video`
+                 fn:Callable, # importable function of a path, such as probe_video
                  path:str|Path, # first argument of `fn`, and the file that errors name
                  *args, # more arguments of `fn`
                  )->object: # what `fn` returned
@@ -505,7 +505,7 @@ class FrameCache:
     "Videos decoded once, at the working size, into memory-mapped files that any number of processes share. Raises `ValueError` for a size below one pixel."
     def __init__(self,
                  root:str|Path, # directory of the cache, made where it is missing
-                 short_side:int|None=None, # working size, as in `read_frames`
+                 short_side:int|None=None, # working size, as in read_frames
                  max_bytes:int=20*2**30, # what the whole directory may take; beyond it, videos are read as without a cache
                  ):
         _check_size(short_side)
@@ -517,7 +517,7 @@ class FrameCache:
 
     def each_frame(self,
                    path:str|Path, # video file
-                   indices:Sequence[int], # frame numbers, as in `fstcn.video.each_frame`
+                   indices:Sequence[int], # frame numbers, as in fstcn.video.each_frame
                    )->Iterator[tuple[list[int],np.ndarray]]: # places in `indices` and the picture (h,w,3), uint8 RGB, that belongs there
         "The same as `each_frame(path, indices, short_side)`, in the order asked and without a copy, with the same errors."
         frames = _frames_of(self, path)
@@ -526,7 +526,7 @@ class FrameCache:
 
     def read_frames(self,
                     path:str|Path, # video file
-                    indices:Sequence[int], # frame numbers, as in `fstcn.video.read_frames`
+                    indices:Sequence[int], # frame numbers, as in fstcn.video.read_frames
                     )->Tensor: # (len(indices),h,w,3) uint8 RGB
         "The same as `read_frames(path, indices, short_side)`, with the same errors."
         frames = _frames_of(self, path)

@@ -30,7 +30,7 @@ from .video import write_video
 
 # %% ../nbs/12_visualize.ipynb #0c5bc2c6
 def plot_history(
-    history:Sequence[dict]|pd.DataFrame, # rows of `fstcn.training.train`: epoch, lr, loss, accuracy
+    history:Sequence[dict]|pd.DataFrame, # rows of fstcn.training.train: epoch, lr, loss, accuracy
 ) -> Figure: # two panels
     "Training loss and accuracy by epoch, with dotted lines where the learning rate fell. Raises `ValueError` for an empty history."
     h = pd.DataFrame(history)
@@ -47,7 +47,7 @@ def plot_history(
 
 # %% ../nbs/12_visualize.ipynb #4016aef1
 def plot_confusion(
-    counts:Tensor, # videos (n,n): true class by predicted class, as `Scores.confusion` gives them
+    counts:Tensor, # videos (n,n): true class by predicted class, as Scores.confusion gives them
     classes:Sequence[str], # class names, n of them
     title:str='', # above the picture
 ) -> Figure: # one panel
@@ -125,7 +125,7 @@ def _rows(part, rows):
 
 def plot_saliency(
     pair:Tensor, # one clip pair, uint8 (2,t,h,w,3)
-    maps:dict[str,Tensor], # 'rgb' (h,w) and/or 'diff' (t,h,w), as `saliency` gives them
+    maps:dict[str,Tensor], # 'rgb' (h,w) and/or 'diff' (t,h,w), as saliency gives them
     title:str='', # above the picture
 ) -> Figure: # a column for appearance, t columns for motion
     "Contact sheet of a clip pair and its saliency, Fig. 5. Raises `ValueError` where maps and frames do not fit."
@@ -177,7 +177,7 @@ class Explanation:
     "What was recognized in a video, and where the pictures of a class's evidence are."
     label:str # the class whose evidence is shown
     recognized:str # the most probable class
-    probability:float # fused score of `label`, as `Recognizer.predict` gives it
+    probability:float # fused score of `label`, as Recognizer.predict gives it
     film:Path # video file with the maps laid over
     sheet:Path # contact sheet, PNG, of the clip pair in which the network is most certain of `label`
     maps:dict[str,Tensor] # saliency of whole frames: 'rgb' (m,h,w) and/or 'diff' (m,t,h,w)
@@ -239,7 +239,7 @@ def neighbor_accuracy(
 
 # %% ../nbs/12_visualize.ipynb #ced5f225
 def plot_tsne(
-    features:dict[str,Tensor], # features by name, each (videos,f), as `features_of` gives them
+    features:dict[str,Tensor], # features by name, each (videos,f), as features_of gives them
     labels:Tensor, # class ids (videos,)
     classes:Sequence[str], # class names
     seed:int=0, # random state of t-SNE

@@ -55,7 +55,7 @@ def fold_input(
     bias:Tensor, # its bias (c,)
     mean:Sequence[float], # gray levels of R, G and B that it expects to be subtracted
     bgr:bool=False, # its input channels are blue, green, red
-) -> tuple[Tensor,Tensor]: # weight (c,3,h,w) and bias (c,) that take what `network_input` gives; same dtype
+) -> tuple[Tensor,Tensor]: # weight (c,3,h,w) and bias (c,) that take what network_input gives; same dtype
     "The same first layer for our input, computed in float64. Raises `ValueError` if weight or mean is not of three colors."
     if weight.dim() != 4 or weight.shape[1] != 3 or len(mean) != 3:
         raise ValueError(f'three colors are needed, got a weight {tuple(weight.shape)} and a mean of {len(mean)} values')
@@ -164,7 +164,7 @@ def _misfit(own, state, layer):
 
 # %% ../nbs/05b_weights.ipynb #67ea94df
 def load_imagenet(
-    model:nn.Module, # a network with parameters named as in `LAYERS`, such as `FstCN`; changed in place
+    model:nn.Module, # a network with parameters named as in `LAYERS`, such as FstCN; changed in place
     weights:ImageNetWeights|str|Path, # the weights, or their file
 ) -> LoadReport: # what was copied and what was not
     "Copy what fits. Raises `WeightsError`, and changes nothing, if a convolution has another shape or nothing fits."
