@@ -149,7 +149,7 @@ def _readable(videos, reader, on_error):
 
 def _write_results(out, history, scores, record):
     "Pictures, scores and record into a run's folder."
-    plot_history(history).savefig(out/'curves.png')
+    plot_history(history).savefig(out/'curves.png', dpi=160)
     if scores is not None: save_scores(out, scores)
     write_record(out/'record.json', record)
 
@@ -199,7 +199,7 @@ def save_scores(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     scores.save(out/'scores.npz')
-    plot_confusion(scores.confusion(), scores.classes, f'SCI fusion, {scores.accuracy():.1%}').savefig(out/'confusion.png')
+    plot_confusion(scores.confusion(), scores.classes, f'SCI fusion, {scores.accuracy():.1%}').savefig(out/'confusion.png', dpi=160)
 
 def write_record(
     path:str|Path, # file to write, `.json`

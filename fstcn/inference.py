@@ -666,7 +666,7 @@ class Timeline:
         folder.mkdir(parents=True, exist_ok=True)
         self.table().to_csv(folder/'timeline.csv', index=False, float_format='%.6g')
         (folder/'segments.json').write_text(json.dumps(self.segments(), indent=1) + '\n', encoding='utf-8')
-        self.plot().savefig(folder/'timeline.png')
+        self.plot().savefig(folder/'timeline.png', dpi=160)
 
 # %% ../nbs/10_inference.ipynb #9fad46ca
 def timeline(
