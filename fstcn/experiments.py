@@ -25,7 +25,7 @@ from accelerate.utils import gather_object
 from scipy.stats import binomtest, ttest_1samp, ttest_ind, ttest_rel
 from torch import Tensor, nn
 
-from .datasets import Video, VideoSplit, checksum, hold_out
+from .datasets import DatasetError, Video, VideoSplit, checksum, hold_out, leaked_videos
 from .fusion import FUSIONS
 from .inference import Recognizer, Scores, score_videos
 from .model import FstCN, FstCNConfig, read_tensors
@@ -147,6 +147,12 @@ def _readable(videos, reader, on_error):
         else: found.append(v)
     return tuple(found), broken
 
+def _refuse_leaks(weights, split, seen):
+    "Weights that have learned from test videos would flatter the result."
+    if known := leaked_videos(split, seen):
+        raise DatasetError(f'{weights}: trained on {len(known)} of the {len(split.test)} test videos, such as {known[0].path}; accuracy on them would say nothing about new videos. '
+                           'Begin with weights of the same split (same data, --split and --seed), or with others')
+
 def _write_results(out, history, scores, record):
     "Pictures, scores and record into a run's folder."
     plot_history(history).savefig(out/'curves.png', dpi=160)
@@ -168,11 +174,12 @@ def run_experiment(
     validate:float=0., # share of the training videos that choose the best network, which is then the one that is scored, instead of being trained on; in [0,1)
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
 ) -> dict: # the record, also in `record.json`
-    "Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and, if there are test videos, scores.npz, confusion.png; raises what training and reading raise, for test videos before training; with `on_error='skip'` those that cannot be opened are left out and named in the record."
+    "Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and, if there are test videos, scores.npz, confusion.png; raises what training and reading raise, for test videos before training, and `DatasetError` for weights that have learned from them; with `on_error='skip'` those that cannot be opened are left out and named in the record."
     out = Path(out)
     torch.manual_seed(settings.seed)
     model = FstCN(network) if isinstance(network, FstCNConfig) else network()
     began_with = initialize(model, weights, split.classes) if weights is not None else 'nothing'
+    _refuse_leaks(weights, split, getattr(model, 'seen', '').split())
     learn, valid = hold_out(split.train, validate, settings.seed)
     opener = reader or VideoReader(model.config.short_side)
     (valid, broken), (test, more) = (_readable(part, opener, settings.on_error) for part in (valid, split.test))
