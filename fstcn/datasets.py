@@ -142,6 +142,7 @@ def leaked_videos(
     seen: Collection[str], # fingerprints of the videos that a network was trained on
 ) -> list[Video]: # the test videos that are among them, in order
     "Test videos that a network has learned from. One with a copy in the split's own training part is left out: that is how the data set is. Raises nothing."
+    if not seen: return []
     marks = {v: fingerprint(v.path) for v in split.test}
     known = [v for v in split.test if marks[v] in seen]
     own = {fingerprint(v.path) for v in split.train} if known else set()

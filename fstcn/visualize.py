@@ -35,8 +35,8 @@ from .video import write_video
 def sharp_figures(
     quality:int=70, # of JPEG, 1 to 95
 ) -> None:
-    "Show figures of this notebook with two pixels in each direction for one of the page: drawings as PNG of 64 colors, photographs as JPEG. Needs IPython."
-    from IPython import get_ipython                      # not needed elsewhere, and absent outside notebooks
+    "Show figures of this notebook with two pixels in each direction for one of the page: drawings as PNG of 64 colors, photographs as JPEG. Raises `RuntimeError` outside one."
+    from IPython import get_ipython                      # absent where there are no notebooks
 
     def encode(fig, kind):
         fig.savefig(drawn := BytesIO(), dpi=2*fig.dpi, bbox_inches='tight')
@@ -46,9 +46,11 @@ def sharp_figures(
         picture.save(encoded := BytesIO(), kind, quality=quality, optimize=True)
         return encoded.getvalue(), {'width': picture.width//2, 'height': picture.height//2}
 
+    shell = get_ipython()
+    if shell is None: raise RuntimeError('figures are shown by a notebook, and this is none; save them with savefig')
     plt.rcParams['figure.dpi'] = 80
     plt.switch_backend(plt.get_backend())                # once loaded, the backend no longer replaces what follows
-    for kind in ('png', 'jpeg'): get_ipython().display_formatter.formatters[f'image/{kind}'].for_type(Figure, partial(encode, kind=kind))
+    for kind in ('png', 'jpeg'): shell.display_formatter.formatters[f'image/{kind}'].for_type(Figure, partial(encode, kind=kind))
 
 # %% ../nbs/12_visualize.ipynb #0c5bc2c6
 def plot_history(
