@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -129,6 +130,20 @@ def _existing(checkpoint):
         raise FileNotFoundError(f'{checkpoint}: no such checkpoint; name one with --checkpoint, or run `fstcn demo` to make one')
     return checkpoint
 
+def _writable(out):
+    "Raise `OSError` now, and not after the work, where the folder cannot be made or written to; nothing is left behind."
+    there = next(p for p in (out, *out.absolute().parents) if os.path.lexists(p))
+    try: tempfile.TemporaryFile(dir=there).close()
+    except OSError as e: raise OSError(f'{out}: no folder to write to ({e.strerror}: {there}); name another with --out') from None
+
+def _keep_training(out):
+    "Raise `ValueError` where an evaluation would replace the record of a training."
+    file = out/'record.json'
+    if not file.is_file(): return
+    try: trained = 'train' in json.loads(file.read_text(encoding='utf-8'))
+    except (ValueError, TypeError): raise ValueError(f'{file}: not a record of this package, and would be replaced; choose another --out') from None
+    if trained: raise ValueError(f'{file}: the record of a training, and would be replaced; choose another --out')
+
 # %% ../nbs/15_cli.ipynb #902b895b
 @app.command()
 def train(
@@ -172,6 +187,8 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     if size not in ('small', 'paper'): raise ValueError(f"--size must be 'small' or 'paper', not {size!r}")
     if stage not in ('clips', 'frames'): raise ValueError(f"--stage must be 'clips' or 'frames', not {stage!r}")
     if stage == 'frames' and running['weights'] is None: raise ValueError("--stage frames fine-tunes the last three layers of a network: name it with --weights, an ImageNet file or a checkpoint")
+    if stage == 'frames' and path == 'tcl': raise ValueError('--stage frames trains the spatial path, since a single frame has no motion: leave out --path tcl')
+    _writable(out)
     videos = load_split(data, split, seed=options['seed'])
     config = getattr(FstCNConfig, size)(len(videos.classes), path=path)
     make = TrainConfig.small if size == 'small' and running['weights'] is None else TrainConfig
@@ -181,7 +198,8 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     _say(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, {len(videos.classes)} classes')
     record = run_experiment(videos, config, settings, out, f'{data.resolve().name}, split {split}', reader, **running)
     if running['weights'] is not None: _say(f'began with {record["weights"]}')
-    _say(_table(record) if videos.test else 'no videos to test on: nothing was scored')
+    nothing = f'none of the {len(videos.test)} test videos could be read' if videos.test else 'no videos to test on'
+    _say(_table(record) if 'accuracy' in record else f'{nothing}: nothing was scored')
     if record['data']['unreadable']: _say(f'not looked at, since they cannot be opened: {", ".join(record["data"]["unreadable"])}')
     if record['skipped_videos']: _say(f'{record["skipped_videos"]} videos could not be read and were skipped in each epoch; `fstcn check` names them')
     _say(f'everything is in {out}; next: fstcn predict VIDEO --checkpoint {shlex.quote(str(out/record["checkpoint"]))}')
@@ -238,6 +256,7 @@ def evaluate(
     from fstcn.datasets import checksum
     from fstcn.experiments import environment, save_scores, score_together, summarize, write_record
     from fstcn.inference import Recognizer
+    if out: _writable(out); _keep_training(out)
     recognizer = Recognizer.load(_existing(checkpoint), device, n_clips=clips, dense=dense)
     videos = _to_score(data, recognizer, checkpoint, split, every)
     test = _unseen(videos, recognizer, data, checkpoint, unseen)
@@ -248,8 +267,8 @@ def evaluate(
     _say(f'{len(test)} of {total} videos scored' + ('' if every else ', the test part') + (f'; {left} left out that the network was trained on or chosen by' if left else ''))
     _say(_table(record))
     if out and _first():
+        write_record(out/'record.json', record)       # first what cannot be drawn again
         save_scores(out, scores)
-        write_record(out/'record.json', record)
         typer.echo(f'everything is in {out}; next: fstcn fuse {shlex.quote(str(out/"scores.npz"))}')
 
 # %% ../nbs/15_cli.ipynb #65d286bf
@@ -267,7 +286,7 @@ def weights(
     model = FstCN(FstCNConfig(found.n_classes, path='scl', n_frames=1, stride=1, dt=1, scl_channels=conv, spatial_channels=widths['spatial.conv5'], fc_sizes=fc))
     typer.echo(load_imagenet(model, found))
     save_checkpoint(out, model, tuple(map(str, range(found.n_classes))), source=found.path.name, mean=list(found.mean))
-    typer.echo(f'in {out}; next: fstcn train DATA --size paper --stage frames --weights {out}')
+    typer.echo(f'in {out}; next: fstcn train DATA --size paper --stage frames --weights {shlex.quote(str(out))}')
 
 # %% ../nbs/15_cli.ipynb #f5eca4f9
 def _numbers(text, what):
@@ -343,6 +362,7 @@ def predict(
     "Recognize the action in a video: the most probable classes. With --output, in many; exit status 1 if any is unreadable."
     from fstcn.inference import Recognizer, predict_many
     from fstcn.video import Guard
+    if as_json and output: raise ValueError(f'--json prints the result, --output writes it to {output}: drop one of them; a file named .jsonl holds JSON')
     found = [v for path in videos for v in _videos_in(path)]
     if output is None and len(found) > 1: raise ValueError(f'{len(found)} videos: name a file for the results, --output FILE.csv or FILE.jsonl')
     with Guard(timeout) as guard:
@@ -406,6 +426,7 @@ def timeline(
     "Recognize a long video moment by moment, and say what happens when."
     from fstcn.inference import Recognizer, _breaks_off
     from fstcn.inference import timeline as recognize
+    _writable(out)
     recognizer = Recognizer.load(_existing(checkpoint), device, dense=dense)
     got = recognize(recognizer, video, every, window, (4,) if centre else None, fps, timeout, progress=True)
     got.save(out)
@@ -452,6 +473,7 @@ def explain(
     from fstcn.inference import Recognizer
     from fstcn.video import Guard
     from fstcn.visualize import explain as explain_video
+    _writable(out)
     with Guard(timeout) as guard:
         got = explain_video(Recognizer.load(_existing(checkpoint), device, n_clips=clips, guard=guard), video, out, label)
     typer.echo(f'recognized as {got.recognized}; shown is {got.label} ({100*got.probability:.1f} %)\n{got.film}\n{got.sheet}')

@@ -520,12 +520,14 @@ def data_kind(
 # %% ../nbs/02_datasets.ipynb #9762effd
 def load_split(
     data: str | os.PathLike, # a CSV file, a folder of class folders, or a folder with UCF-101, HMDB-51 (with their lists) or UT-Interaction
-    split: int = 1, # official split of UCF-101 and HMDB-51, 1, 2 or 3; of UT-Interaction the sequence that is left out, 1 to 20
+    split: int = 1, # official split of UCF-101 and HMDB-51, 1, 2 or 3; of UT-Interaction the sequence that is left out, 1 to 20; 1 for a CSV file or folder
     test_fraction: float = 0.3, # share to hold out where a CSV file or folder does not say it, in [0, 1)
     seed: int = 0, # draws that share
 ) -> VideoSplit: # the classes and the two parts
     "Read any data set this package knows; `DatasetError` if it is none or cannot be used, `ValueError` for a wrong split or fraction."
-    match data_kind(data):
+    kind = data_kind(data)
+    if split != 1 and kind in ('csv', 'folder'): raise ValueError(f'{data}: has no official splits, so split {split} would be split 1 again; leave it out (another seed draws another test part)')
+    match kind:
         case 'ucf101': return ucf101(data, split)
         case 'hmdb51': return hmdb51(data, split)
         case 'ut_interaction': return ut_interaction(data, split)

@@ -181,11 +181,13 @@ def run_experiment(
     began_with = initialize(model, weights, split.classes) if weights is not None else 'nothing'
     _refuse_leaks(weights, split, getattr(model, 'seen', '').split())
     learn, valid = hold_out(split.train, validate, settings.seed)
+    if validate and not valid: raise ValueError(f'no training video can be held out: validate is {validate}, and the {len(learn)} training videos are of one group, or too few. Leave validate out, or name groups')
     opener = reader or VideoReader(model.config.short_side)
     (valid, broken), (test, more) = (_readable(part, opener, settings.on_error) for part in (valid, split.test))
+    data = {'name': name, 'classes': len(split.classes), 'train': len(learn), 'valid': len(valid), 'test': len(test), 'unreadable': broken + more, 'checksum': checksum(split)}       # reads all files: before training
     history = train(model, learn, settings, reader, out, device, progress, split.classes, valid, resume, name, began_with.rpartition('sha256 ')[2] if weights is not None else None)
     if valid: model.load_state_dict(read_tensors(out/'best.safetensors')[0])
-    record = {'checkpoint': 'best.safetensors' if valid else 'model.safetensors', 'data': {'name': name, 'classes': len(split.classes), 'train': len(learn), 'valid': len(valid), 'test': len(test), 'unreadable': broken + more, 'checksum': checksum(split)},
+    record = {'checkpoint': 'best.safetensors' if valid else 'model.safetensors', 'data': data,
               'network': type(model).__name__, 'config': asdict(model.config), 'train': asdict(settings), 'seed': settings.seed, 'weights': began_with, 'n_clips': n_clips,
               'backend': getattr(reader, 'backend', 'frame cache') if reader else 'auto', 'minutes': {'training': sum(len(learn)/row['clips_per_s'] for row in history)/60}, **_training_figures(model, history)}
     recognizer = Recognizer(model, split.classes, n_clips, device=device)

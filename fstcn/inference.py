@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from collections import deque
@@ -36,7 +37,7 @@ from .fusion import FUSIONS, fuse_sci
 from .model import FstCN, load_checkpoint, usable_device
 from .sampling import Reader, TestClips, VideoReader, crop_offsets, frame_difference, network_input
 from .scl import scl_sizes
-from .video import Guard, VideoError, _forward, _open, _rgb, probe_video, resize_frame
+from .video import Guard, VideoError, _Clock, _forward, _open, _rgb, probe_video, resize_frame
 from .winograd import relu_conv
 
 # %% ../nbs/10_inference.ipynb #97eaf6cc
@@ -219,6 +220,10 @@ def _fusion(name):
     if name not in FUSIONS: raise ValueError(f'fusion must be one of {tuple(FUSIONS)}, got {name!r}')
     return FUSIONS[name]
 
+def _fused(name, probs):
+    "Scores fused that way; the random clips of 'single' are drawn with a fixed seed."
+    return _fusion(name)(probs, **({'generator': torch.Generator().manual_seed(0)} if name == 'single' else {}))
+
 def _check_recognizer(model, classes, n_clips, fusion):
     _fusion(fusion)
     if n_clips < 1: raise ValueError(f'n_clips must be at least 1, got {n_clips}')
@@ -230,15 +235,17 @@ IMAGE_SUFFIXES = frozenset('.bmp .jpeg .jpg .png .ppm .tif .tiff .webp'.split())
 def frame_files(
     folder:str|Path, # folder of images
 ) -> list[Path]: # its images in the order of the numbers in their names
-    "The images of a folder of frames. Raises `VideoError` if there is none."
+    "The images of a folder of frames. Raises `VideoError` if there is none, or the folder cannot be read."
     def natural(p): return [int(s) if i % 2 else s for i, s in enumerate(re.split('([0-9]+)', p.name))]
-    files = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.')), key=natural)
+    try: files = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.')), key=natural)
+    except OSError as e: raise VideoError(folder, f'cannot be read as a folder of frames ({e.strerror or e})') from e
     if not files: raise VideoError(folder, f'is a folder without frames: there is no image ({" ".join(sorted(IMAGE_SUFFIXES))}) in it')
     return files
 
 def _read_image(file):
     "An image as a picture (h,w,3), uint8 RGB."
-    data = np.fromfile(file, np.uint8)
+    try: data = np.fromfile(file, np.uint8)
+    except OSError as e: raise VideoError(file, f'cannot be read ({e.strerror or e})') from e
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None: raise VideoError(file, 'is not a readable image')
     return image[..., ::-1]
@@ -310,7 +317,7 @@ class Recognizer:
         model:nn.Module, # the network: an FstCN, or another with `config`, `prepare` and `forward`
         classes:Sequence[str], # class names in the order of its outputs
         n_clips:int=5, # clip pairs M of a video
-        fusion:str='sci', # 'sci', 'average' or 'single', see `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # 'sci', 'average' or 'single' (drawn with a fixed seed), see `fstcn.fusion.FUSIONS`
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
         guard:Guard|None=None, # child processes to decode unknown files in, under a time limit
         dense:bool=False, # cut views from the maps of the whole frame: faster, close, not equal; FstCN only
@@ -356,7 +363,7 @@ def _predict(recognizer, starts, warning, chunks, top_k=5, return_views=True, pr
     first = next(chunks)
     scored = _score_chunks(recognizer.model, chain([first], chunks), dense=recognizer.dense)
     views = torch.cat(list(tqdm(scored, 'recognizing', -(-len(starts)//8), unit='8 clip pairs', disable=None if progress else True, leave=False)))
-    score = FUSIONS[recognizer.fusion](views)
+    score = _fused(recognizer.fusion, views)
     probs, order = (score/score.sum()).sort(descending=True)
     size = tuple(first.shape[3:5])
     return Prediction(tuple(recognizer.classes[i] for i in order[:top_k]), tuple(probs[:top_k].tolist()), views if return_views else None,
@@ -496,8 +503,7 @@ class Scores:
         fusion:str='sci', # 'sci', 'average' or 'single'
     ) -> Tensor: # fused scores (videos,n)
         "One score vector per video; the random clips of 'single' are drawn with a fixed seed. Raises `ValueError` for another fusion."
-        kwargs = {'generator': torch.Generator().manual_seed(0)} if fusion == 'single' else {}
-        return _fusion(fusion)(self.probs, **kwargs)
+        return _fused(fusion, self.probs)
 
     def predictions(self,
         fusion:str='sci', # 'sci', 'average' or 'single'
@@ -585,51 +591,58 @@ def agreement(
 
 # %% ../nbs/10_inference.ipynb #d10b77a4
 def _pictures(video, damage):
-    "What makes the pictures (h,w,3) of a file, a folder or an array, one after another; why a file ended early is appended to `damage`."
-    if not isinstance(video, str | Path): yield from (partial(np.asarray, frame) for frame in video)
-    elif Path(video).is_dir(): yield from (partial(_read_image, file) for file in frame_files(video))
-    else: yield from (partial(_rgb, frame) for frame in _forward(Path(video), damage))
+    "Time (seconds; None but in files) and maker of the pictures (h,w,3) of a file, a folder or an array; why a file ended early is appended to `damage`."
+    if not isinstance(video, str | Path): yield from ((None, partial(np.asarray, frame)) for frame in video)
+    elif Path(video).is_dir(): yield from ((None, partial(_read_image, file)) for file in frame_files(video))
+    else: yield from ((frame.time, partial(_rgb, frame)) for frame in _forward(Path(video), damage))
 
 def _frame_rate(video):
-    "Frames per second of a file, 25 where nothing says it."
+    "Frames per second that a file states, 25 where nothing says it."
     if not isinstance(video, str | Path) or Path(video).is_dir(): return 25.
     with _open(video) as (_, stream): return float(stream.average_rate or 25)
 
+
+# %% ../nbs/10_inference.ipynb #c10c0007
 class _ClipStream(IterableDataset):
-    "Clip pairs every so many seconds, a few at a time, as a video is read from front to back; at the end its length."
+    "Clip pairs every so many seconds, a few at a time, as a video is read from front to back; at the end when they were, and how long it is."
     def __init__(self, video, short_side, clip, every, fps, size=4):
         self.video, self.short_side, self.clip, self.every, self.fps, self.size = video, short_side, clip, every, fps, size
 
     def __iter__(self):
-        try: yield from self._items(self.fps or _frame_rate(self.video))
+        try: yield from self._items(_Clock(self.fps or _frame_rate(self.video)))
         except VideoError as e: yield e
 
-    def _items(self, fps):
-        step, span, held, pairs, n, damage = max(1, round(self.every*fps)), self.clip.span, {}, [], 0, []
+    def _items(self, clock):
+        span, starts, begun, held, pairs, n, last, damage = self.clip.span, [], deque(), {}, [], 0, 0, []
         offsets = set(self.clip.frames(0, span).ravel().tolist())
         def pair(start): return torch.from_numpy(np.stack([held[i] for i in self.clip.frames(start, n).ravel()])).unflatten(0, (2, -1))
         def hold(i, picture):
             held[i] = resize_frame(picture, self.short_side)
             if held[i].shape != next(iter(held.values())).shape: raise VideoError(self.video, f'frame {i} has another size than the frames before it')
-        for n, picture in enumerate(_pictures(self.video, damage), 1):
-            if any(n-1 >= o and (n-1-o) % step == 0 for o in offsets): hold(n-1, picture())
-            if n >= span and (n - span) % step == 0:
-                pairs.append(pair(n - span))
-                held = {i: f for i, f in held.items() if i >= n - span + step}
-            if len(pairs) == self.size: yield {'pairs': torch.stack(pairs), 'fps': fps}; pairs = []
+        for n, (time, picture) in enumerate(_pictures(self.video, damage), 1):
+            clock.add(None if self.fps else time)
+            if n == 1 or clock.passed(last, self.every): begun.append(last := n-1)
+            if any(n-1-start in offsets for start in begun): hold(n-1, picture())
+            if begun and n - begun[0] == span:
+                starts.append(begun.popleft())
+                pairs.append(pair(starts[-1]))
+                held = {i: f for i, f in held.items() if begun and i >= begun[0]}
+            if len(pairs) == self.size: yield {'pairs': torch.stack(pairs)}; pairs = []
         if n == 0: raise VideoError(self.video, 'no frame can be decoded')
         if n < span:                                        # too short: its last frame is repeated
             hold(n-1, picture())
+            starts.append(0)
             pairs.append(pair(0))
-        if pairs: yield {'pairs': torch.stack(pairs), 'fps': fps}
-        yield {'n_frames': n, 'fps': fps, 'step': step, 'damage': ''.join(damage)}
+        if pairs: yield {'pairs': torch.stack(pairs)}
+        middles = np.interp([start + (min(n, span) - 1)/2 for start in starts], range(n), [clock.at(i) for i in range(n)])/clock.rate
+        yield {'seconds': torch.from_numpy(middles), 'n_frames': n, 'fps': clock.fps(), 'damage': ''.join(damage)}
 
 # %% ../nbs/10_inference.ipynb #cbf971e3
 @dataclass(frozen=True)
 class Timeline:
     "What happens when in a video."
     classes:tuple[str,...] # class names
-    seconds:Tensor # moments, the middles of the clip pairs (s,), seconds
+    seconds:Tensor # moments, the middles of the clip pairs (s,), seconds after the first frame
     probs:Tensor # probability of each class at each moment (s,n)
     duration:float # length of the video, seconds
     damage:str = '' # why decoding ended before the end of the file; empty when it did not
@@ -672,15 +685,15 @@ class Timeline:
 def timeline(
     recognizer:Recognizer, # network and class names
     video:str|Path|np.ndarray|Tensor, # path of a video file or of a folder of frames, or frames uint8 (t,h,w,3)
-    every:float=1., # seconds from one clip pair to the next, rounded to whole frames
+    every:float=1., # seconds from one clip pair to the next, to the nearest frame
     window:float=0., # seconds over which probabilities are averaged: of moments at most half of them away, in whole frames; 0: each moment alone
     views:Sequence[int]|None=None, # numbers of the views to look at, (4,) is the centre; None: all 18
-    fps:float|None=None, # frames per second; None: the file's, 25 for frames without one
+    fps:float|None=None, # frames per second; None: the times that a file's frames have, 25 for frames without
     timeout:float=60., # seconds to wait for the next few clip pairs of a file
     progress:bool=False, # show a progress bar, on a terminal
 ) -> Timeline: # probabilities over time
-    "Recognize a video moment by moment, reading it once. Raises `VideoError` for an unreadable file, `ValueError` for impossible times."
-    if not every > 0 or not window >= 0 or not (fps is None or fps > 0): raise ValueError(f'every and fps must be positive and window not negative, got {every}, {fps} and {window}')
+    "Recognize a video moment by moment, reading it once. Raises `VideoError` for an unreadable file, `ValueError` for times that are impossible or not finite."
+    if not 0 < every < math.inf or not 0 <= window < math.inf or not (fps is None or 0 < fps < math.inf): raise ValueError(f'every and fps must be positive, window not negative, and all of them finite; got {every}, {fps} and {window}')
     config, end, on_disk = recognizer.model.config, {}, isinstance(video, str | Path)
     stream = _ClipStream(video if on_disk else _Frames(video, None).frames.numpy(), config.short_side, config.clip, every, fps)
     def chunks():
@@ -690,8 +703,8 @@ def timeline(
     scored = tqdm(_score_chunks(recognizer.model, chunks(), dense=recognizer.dense, views=views), 'recognizing', unit='4 clip pairs', disable=None if progress else True, leave=False)
     probs = torch.cat([fuse_sci(p[:, None]) for p in scored])                     # Eq. 6; the maximum of Eq. 7 is over one
     probs = probs/probs.sum(-1, keepdim=True)
-    n, rate, step = end['n_frames'], end['fps'], end['step']
-    k = 2*(round(window*rate)//(2*step)) + 1                                      # rows of at most `window`, as many before as after
-    if k > 1: probs = torch.nn.functional.avg_pool1d(probs.T[None], k, 1, k//2, count_include_pad=False)[0].T
-    seconds = (torch.arange(len(probs), dtype=torch.double)*step + (min(n, config.clip.span) - 1)/2)/rate
-    return Timeline(recognizer.classes, seconds, probs, n/rate, end['damage'])
+    seconds, rate = end['seconds'], end['fps']
+    half = round(window*rate)/(2*rate) + 1e-6                                     # a microsecond, lest rounding leaves out the last
+    first, last = torch.searchsorted(seconds, seconds - half).tolist(), torch.searchsorted(seconds, seconds + half, right=True).tolist()
+    probs = torch.stack([probs[i:j].mean(0) for i, j in zip(first, last, strict=True)])
+    return Timeline(recognizer.classes, seconds, probs, end['n_frames']/rate, end['damage'])

@@ -212,13 +212,17 @@ def write_tensors(
     "Write tensors and a JSON head into one safetensors file, atomically: whatever happens, the file is the old one or the new one. Raises `OSError`, as for a full disk."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')                     # a folder: safetensors writes under a name of its own, for the owner alone
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata={'fstcn': json.dumps({'format': FORMAT, **head})})
-        with open(part, 'rb') as f: os.fsync(f.fileno())
-        os.replace(part, path)
+        part.mkdir(exist_ok=True)
+        (file := part/'file').touch()
+        mode = file.stat().st_mode & 0o777
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file, metadata={'fstcn': json.dumps({'format': FORMAT, **head})})
+        file.chmod(mode)
+        with open(file, 'rb') as f: os.fsync(f.fileno())
+        os.replace(file, path)
     except SafetensorError as e: raise OSError(f'{path}: cannot be written ({e})') from e
-    finally: part.unlink(missing_ok=True)
+    finally: shutil.rmtree(part, ignore_errors=True)
     return path
 
 def read_tensors(

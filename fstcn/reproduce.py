@@ -9,10 +9,12 @@ __all__ = ['ROWS', 'NETWORKS', 'Row', 'signed_input', 'open_data', 'settings_for
 # %% ../nbs/14d_reproduce.ipynb #af88fad8
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from glob import escape
 from pathlib import Path
 
 import pandas as pd
@@ -213,6 +215,10 @@ def find_record(
     return record
 
 # %% ../nbs/14d_reproduce.ipynb #842f280b
+def _records(results, pattern):
+    "Files of records, without those that were put aside under a longer name."
+    return [p for p in sorted(Path(results).glob(pattern)) if re.search(r'-seed\d+\.json$', p.name)]
+
 def check_records(
     jobs:Sequence[Job], # what to do
     tables:Sequence[int], # whose networks' records are looked at
@@ -229,7 +235,7 @@ def check_records(
     names = dict.fromkeys(n for r in ROWS if r.table in tables for n in r.networks)
     for j in {j.split: j for j in jobs}.values():
         for n in names:
-            for file in Path(results).glob(f'{replace(j, network=n).name.removesuffix(str(j.seed))}*.json'):
+            for file in _records(results, f'{escape(replace(j, network=n).name.removesuffix(str(j.seed)))}*.json'):
                 find_record(replace(j, network=n, seed=int(file.stem.rpartition('seed')[2])), splits[j.split], results, epochs, weights)
 
 # %% ../nbs/14d_reproduce.ipynb #842f2807
@@ -341,7 +347,7 @@ def read_table(
     out = []
     for r in (r for r in ROWS if r.table == table):
         network = f'two-stream-{r.fusion}' if r.networks == _STREAMS else r.networks[0] if r.networks else None
-        found = [_read(p) for p in sorted(Path(results).glob(f'{data}-{size}-{network}-split{1 if table == 1 else "*"}-seed*.json'))] if network else []
+        found = [_read(p) for p in _records(results, f'{escape(data)}-{size}-{network}-split{1 if table == 1 else "*"}-seed*.json')] if network else []
         seeds = pd.Series([f['accuracy'][r.fusion] for f in found]).groupby([f['seed'] for f in found]).mean() if found else pd.Series(dtype=float)
         with torch.device('meta'): models = [NETWORKS[n](found[0]['data']['classes'], size) for n in r.networks] if found else []
         out.append({'': r.label, 'here': mean_and_std(seeds) if found else 'quoted' if not r.networks else 'not run', 'seeds': len(seeds) or '', 'parameters': f'{found[0]["parameters"]/1e6:.1f} M' if found else '',

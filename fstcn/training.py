@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -231,7 +232,7 @@ def _load_state(out, net, optimizer, accelerator, same):
     return head
 
 # %% ../nbs/11_training.ipynb #aa647f95
-FREE = ('workers', 'timeout', 'save_every', 'tensorboard')  # settings that a resumed run may change
+FREE = ('workers', 'timeout', 'save_every', 'tensorboard', 'on_error')  # settings that a resumed run may change
 
 def _same(model, videos, config, world, weights):
     "What a run is, as JSON can hold it."
@@ -348,7 +349,7 @@ class _Run:
         "Take up what the folder holds, if that is wanted; otherwise it must hold nothing."
         state, last = self.out/STATE, self.out/'model.safetensors'
         if self.accelerator.is_main_process:
-            for torn in self.out.glob('*.safetensors.*.part'): torn.unlink()     # what a killed run was writing
+            for torn in self.out.glob('*.safetensors.*.part'): shutil.rmtree(torn, ignore_errors=True)     # what a killed run was writing
         if (state.exists() or last.exists()) and not resume:
             raise TrainingError(f'{self.out} holds {"an unfinished run: go on with --resume (resume=True)" if state.exists() else "a trained network: remove it"}, or choose another folder')
         if state.exists():

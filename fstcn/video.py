@@ -50,7 +50,7 @@ class VideoInfo:
     "What a video file holds, as found by decoding all of it once."
     path:Path # the file
     n_frames:int # frames that can be decoded; a header's count is not trusted
-    fps:float # average frame rate, frames per second; 0 where the file does not say
+    fps:float # frames per second, on average where they come at varying distances; 0 where the file does not say
     height:int # pixels as decoded, upright; a pixel aspect ratio other than 1 is not applied
     width:int # the same
     codec:str # FFmpeg's name of the codec, such as 'mpeg4' or 'h264'
@@ -140,6 +140,7 @@ def _forward(path, damage=None):
             except av.FFmpegError as e: why = e.strerror
             for frame in frames:
                 if frame.is_corrupt: why = 'a picture is damaged'; break
+                frame.time_base = stream.time_base                       # which the last ones lack
                 yield frame
                 n += 1
         if damage is not None: damage.append(why)
@@ -159,6 +160,28 @@ def _rgb(frame):
     if abs(b) > abs(a): x = x.swapaxes(0, 1)
     return x[::-1 if b + d < 0 else 1, ::-1 if a + c < 0 else 1]
 
+# %% ../nbs/01_video.ipynb #c10c0002
+class _Clock:
+    "When frames are shown, in frames of the stated rate since the first: their numbers, as long as these and the frames' times agree, or where there are no rising times."
+    def __init__(self, rate): self.rate, self.times, self.even, self.known = rate, [], True, True
+
+    def add(self, time):                                # of the next frame in seconds, or None
+        n = len(self.times)
+        self.known = self.known and time is not None and (n == 0 or time > self.times[-1])
+        self.times.append(time)
+        if self.known and abs((time - self.times[0])*self.rate - n) >= 1.5: self.even = False
+
+    def by_number(self): return self.even or not self.known
+    def at(self, i): return i if self.by_number() else (self.times[i] - self.times[0])*self.rate
+    def fps(self): return self.rate if self.by_number() else (len(self.times) - 1)/(self.times[-1] - self.times[0])
+
+    def passed(self, since, seconds):
+        "Whether the last frame is so many seconds after frame `since`, to the nearest frame."
+        n = len(self.times) - 1
+        if self.by_number(): return n - since >= max(1, round(seconds*self.rate))
+        return self.at(n) - self.at(since) >= seconds*self.rate - (self.at(n) - self.at(n-1))/2
+
+
 # %% ../nbs/01_video.ipynb #5d1a3d55
 @lru_cache(maxsize=2**14)
 def _facts(path, size, mtime_ns): return {}
@@ -171,12 +194,13 @@ def _memory(path):
 
 def _decode_all(path):
     n, damage, first = 0, [], None
+    with _open(path) as (_, stream): clock, codec = _Clock(float(stream.average_rate or 0)), stream.codec_context.name
     for frame in _forward(path, damage):
         if first is None: first = _rgb(frame).shape
+        clock.add(frame.time)
         n += 1
     if first is None: raise VideoError(path, 'no frame can be decoded')
-    with _open(path) as (_, stream): fps, codec = float(stream.average_rate or 0), stream.codec_context.name
-    return VideoInfo(Path(path), n, fps, *first[:2], codec, ''.join(damage))
+    return VideoInfo(Path(path), n, clock.fps(), *first[:2], codec, ''.join(damage))
 
 def probe_video(path:str|Path, # the video file
                 )->VideoInfo: # decodable frames, frame rate, size, codec
@@ -491,11 +515,12 @@ def _frames_of(cache, path):
     if known and known[0] == version: return known[1]
     if cache._refused.get(path) == version: return None
     if len(cache._maps) > 1000: cache._maps.clear()
-    frames = _mapped(cache.root, path, cache.short_side, cache.max_bytes)
+    try: frames, why = _mapped(cache.root, path, cache.short_side, cache.max_bytes), f'is full ({cache.max_bytes} bytes)'
+    except OSError as e: frames, why = None, f'cannot be written ({e.strerror or e})'
     if frames is not None: cache._maps[path] = version, np.asarray(frames)
     else: cache._refused[path] = version
     if frames is None and not cache._warned:
-        warnings.warn(f'{cache.root}: the frame cache is full ({cache.max_bytes} bytes)', stacklevel=3)
+        warnings.warn(f'{cache.root}: the frame cache {why}; it goes on without videos that are not in it yet', stacklevel=3)
         cache._warned = True
     return frames
 

@@ -70,6 +70,7 @@ def plot_history(
     return fig
 
 # %% ../nbs/12_visualize.ipynb #4016aef1
+@plt.rc_context({'text.parse_math': False})       # a name is shown as it is, with its $
 def plot_confusion(
     counts:Tensor, # videos (n,n): true class by predicted class, as Scores.confusion gives them
     classes:Sequence[str], # class names, n of them
@@ -262,6 +263,7 @@ def neighbor_accuracy(
     return (labels[d.argmin(1)] == labels).double().mean().item()
 
 # %% ../nbs/12_visualize.ipynb #ced5f225
+@plt.rc_context({'text.parse_math': False})       # a name is shown as it is, with its $
 def plot_tsne(
     features:dict[str,Tensor], # features by name, each (videos,f), as features_of gives them
     labels:Tensor, # class ids (videos,)
