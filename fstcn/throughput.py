@@ -155,6 +155,7 @@ def _speeds(ms, batch, flops, machine):
 
 def _ratios(speeds):
     "How many times as many clips a second as each other rival, for every form of this package's network but the naive one."
+    speeds = {n: s for n, s in speeds.items() if 'clips_per_s' in s}
     ours = [n for n in speeds if n.startswith('fstcn') and 'naive' not in n]
     return {f'{a} over {b}': speeds[a]['clips_per_s']/speeds[b]['clips_per_s'] for a in ours for b in speeds if a != b}
 
@@ -213,19 +214,23 @@ def _memory(device, peak):
 
 # %% ../nbs/14c_throughput.ipynb #a921e3e4
 def _run_steps(name, config, batch, video, device, bf16, compiled, steps, matrix):
-    "In a process of its own: ms of each of `steps` after one or two, peak memory in GB, the matrix product's FLOP/s."
-    net, inputs = make_rival(name, config, batch, video, device)
-    if compiled: compile_network(net)
-    step = make_step(net, inputs, bf16)
-    for _ in range(2 if compiled or torch.device(device).type == 'cuda' else 1): step()
+    "In a process of its own: ms of each of `steps` after one to three, peak memory in GB, the matrix product's FLOP/s; None where a GPU's memory is too small."
+    torch.backends.cudnn.benchmark = True                     # as in training
     ms = []
-    for _ in range(steps):
-        _wait(device)
-        begun = time.perf_counter()
-        step()
-        _wait(device)
-        ms.append(1e3*(time.perf_counter() - begun))
-    memory = _memory(device, True)
+    try:
+        net, inputs = make_rival(name, config, batch, video, device)
+        if compiled: compile_network(net)
+        step = make_step(net, inputs, bf16)
+        for _ in range(3 if torch.device(device).type == 'cuda' else 2 if compiled else 1): step()
+        for _ in range(steps):
+            _wait(device)
+            begun = time.perf_counter()
+            step()
+            _wait(device)
+            ms.append(1e3*(time.perf_counter() - begun))
+        memory = _memory(device, True)
+        del net, inputs, step                                  # the product needs room
+    except torch.cuda.OutOfMemoryError: return None
     product, flops = _matrix_product(device, torch.bfloat16 if bf16 else torch.float32, matrix)
     return ms, memory, 1e3*flops/take_turns({'product': product}, 3, device)['product']
 
@@ -242,29 +247,40 @@ def step_plan(
     return plan | {f'{n}, bf16, batch 32': (n, 32, True, False) for n in RIVALS[2:]}
 
 # %% ../nbs/14c_throughput.ipynb #bc8544fd
+def _of_steps(plan, got, flops):
+    "FLOP/s of the matrix product by precision, and the speeds of each rival; a rival that found no room in a GPU's memory has none."
+    fits = {t: [run for run in runs if run is not None] for t, runs in got.items()}
+    machine = {bf16: statistics.median(rate for t, runs in fits.items() if plan[t][2] == bf16 for *_, rate in runs)
+               for bf16 in {plan[t][2] for t, runs in fits.items() if runs}}
+    speeds = {}
+    for title, (name, b, bf16, _) in plan.items():
+        speeds[title] = {'batch': b}
+        if not fits[title]: continue
+        ms = statistics.median(t for run in fits[title] for t in run[0])
+        speeds[title] |= _speeds({title: ms}, b, {title: flops[name]}, machine[bf16])[title]
+        speeds[title]['peak_memory_gb'] = max((run[1] for run in fits[title] if run[1] is not None), default=None)
+    return machine, speeds
+
 def bench_step(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
     batch:int|None=None, # clips of a step; None: see step_plan
     rounds:int=1, # rounds, each with a new process for each rival
-    steps:int=2, # measured steps of a process, after one or two that are not
+    steps:int|None=None, # measured steps of a process, after one to three that are not; None: 2 on a CPU, 20 on a GPU
     video:tuple[int,int]=(16, 112), # frames and size of the other networks' clips
     matrix:int|None=None, # size of the matrix product that stands for the machine; None: 2048 on a CPU, 8192 on a GPU
     device:str|torch.device|None=None, # where; None: a GPU if there is one
 ) -> dict: # record: ms, clips/s, GFLOP/s, share of the machine's rate and peak memory of each; ratios
     "Time training steps and take their peak memory."
     config, device = config or FstCNConfig.paper(101), str(usable_device(device))
-    plan, matrix = step_plan(device, batch), matrix or (8192 if device.startswith('cuda') else 2048)
+    plan, (side, n) = step_plan(device, batch), (8192, 20) if device.startswith('cuda') else (2048, 2)
+    matrix, steps = matrix or side, steps or n
     got = {title: [] for title in plan}
     for _ in range(rounds):
         for title, (name, b, bf16, compiled) in plan.items():
             with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as child:
                 got[title].append(child.submit(_run_steps, name, config, b, video, device, bf16, compiled, steps, matrix).result())
-    machine = {bf16: statistics.median(rate for t, runs in got.items() if plan[t][2] == bf16 for *_, rate in runs) for bf16 in {p[2] for p in plan.values()}}
-    flops, speeds = {n: count_flops(n, config, video, backward=True) for n in RIVALS}, {}
-    for title, (name, b, bf16, _) in plan.items():
-        ms = statistics.median(t for run in got[title] for t in run[0])
-        speeds |= _speeds({title: ms}, b, {title: flops[name]}, machine[bf16])
-        speeds[title] |= {'batch': b, 'peak_memory_gb': max((run[1] for run in got[title] if run[1] is not None), default=None)}
+    flops = {n: count_flops(n, config, video, backward=True) for n in RIVALS}
+    machine, speeds = _of_steps(plan, got, flops)
     return {'benchmark': 'step', 'config': asdict(config), 'rounds': rounds, 'steps': steps, 'video': video, 'seed': 0, 'gflop_of_a_clip': {n: f/1e9 for n, f in flops.items()},
             'matrix_gflop_per_s': {'bf16' if k else 'fp32': v/1e9 for k, v in machine.items()}, 'results': speeds, 'ratios': _ratios(speeds), **environment(device)}
 
