@@ -454,6 +454,7 @@ def bench(
     if videos and what != 'loading': raise ValueError(f"--videos goes with the benchmark 'loading', not with {what!r}")
     module = import_module(f'fstcn.{BENCHMARKS[what]}')
     options = {'device': device} if BENCHMARKS[what] == 'throughput' else {'progress': True} if what == 'reading' else {'own': _videos_in(videos)} if videos else {}
+    if what == 'step': options['say'] = lambda line: typer.echo(line, err=True)
     got = getattr(module, f'bench_{what}')(**options)
     if record: write_record(record, got)
     typer.echo(json.dumps(got, indent=1))

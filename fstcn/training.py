@@ -174,7 +174,7 @@ def train_step(
     if config.clip_norm: accelerator.clip_grad_norm_(net.parameters(), config.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    sums = torch.stack(found).double().sum(0).cpu()     # the one place where a GPU is waited for
+    sums = torch.stack(found).double().sum(0).cpu()     # waits for a GPU: what is not finite ends training at its step
     if not sums[1].isfinite(): raise TrainingError(f'the loss is {sums[1].item()}')
     return sums
 
