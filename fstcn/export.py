@@ -35,16 +35,12 @@ class ClipPairNetwork(nn.Module):
         self.model = model
         self.eval()
 
-    def _prepare(self, pair):
-        "Network input of one clip pair (2,t,s,s,3), without a batch axis."
-        rgb, diff = self.model.prepare(pair[None], torch.tensor([self.model.config.n_frames//2], device=pair.device))
-        return rgb[0], diff[0]
-
     def forward(self,
         pairs:Tensor, # cropped clip pairs, uint8 (b,2,t,s,s,3), RGB
     ) -> Tensor: # probabilities (b,n)
         "Class probabilities of each clip pair."
-        return self.model(*torch.vmap(self._prepare)(pairs)).softmax(-1)
+        middle = torch.full((pairs.shape[0],), self.model.config.n_frames//2, device=pairs.device)
+        return self.model(*self.model.prepare(pairs, middle)).softmax(-1)
 
 # %% ../nbs/10b_export.ipynb #0288a999
 def _facts(recognizer):

@@ -130,12 +130,13 @@ def network_input(
     "Normalized RGB frame and difference clip, Eq. 4, from bytes. Raises `ValueError` for other shapes or types."
     if pairs.dtype != torch.uint8 or pairs.dim() != 6 or pairs.shape[1] != 2 or pairs.shape[-1] != 3:
         raise ValueError(f'clip pairs must be uint8 (b,2,t,h,w,3), got {pairs.dtype} {tuple(pairs.shape)}')
-    if tuple(rgb_index.shape) != (len(pairs),) or not ((0 <= rgb_index) & (rgb_index < pairs.shape[2])).all():
+    in_range = torch.compiler.is_compiling() or ((0 <= rgb_index) & (rgb_index < pairs.shape[2])).all()       # a tracer sees no values
+    if tuple(rgb_index.shape) != (pairs.shape[0],) or not in_range:
         raise ValueError(f'rgb_index must name one of {pairs.shape[2]} frames for each of {len(pairs)} pairs, got {rgb_index.tolist()}')
     scale = 1/(255*torch.tensor(IMAGENET_STD, dtype=dtype, device=pairs.device))
     mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=pairs.device)*255
     clip, later = pairs.unbind(1)                                   # (b,t,h,w,3) each
-    rgb = clip[torch.arange(len(clip), device=clip.device), rgb_index]
+    rgb = clip[torch.arange(clip.shape[0], device=clip.device), rgb_index]
     diff = frame_difference(clip, later)
     return ((rgb.to(dtype) - mean)*scale).permute(0, 3, 1, 2), (diff.to(dtype)*scale).permute(0, 1, 4, 2, 3)
 
