@@ -260,11 +260,12 @@ def run_job(
     epochs:int|None=None, # see settings_for
     weights:str|Path|None=None, # what F_STCN begins with, see initialize; None: from scratch
     workers:int|None=None, # processes of each device that read; None: see TrainConfig
+    compile:bool=False, # compile the network for training, see compile_network
 ) -> dict: # the record, also `results/NAME.json`
     "Do a job, unless its record is there already. Raises what `find_record` and `run_experiment` raise."
     if record := find_record(job, split, results, epochs, weights): return record
     out, options = Path(work)/job.name, dict(name=f'{Path(job.data).name}, split {job.split}', reader=reader, device=device, progress=progress, resume=True)
-    settings = settings_for(split, job.size, job.seed, epochs)
+    settings = replace(settings_for(split, job.size, job.seed, epochs), compile=compile)
     if workers is not None: settings = replace(settings, workers=workers)
     begin, before = _stages_before(job, split, weights, work, settings, options)
     def build(): return NETWORKS[job.network](len(split.classes), job.size)
@@ -371,6 +372,7 @@ def reproduce(
     progress:bool=True, # show progress bars
     weights:str|Path|None=None, # what F_STCN begins with, see run_job
     workers:int|None=None, # see run_job
+    compile:bool=False, # see run_job
 ) -> dict[int,pd.DataFrame]: # the tables
     "Train, score and record what the tables need and is not there yet. Raises what data, `check_records` and `run_job` raise."
     jobs = plan_jobs(tables, data, splits, seeds, size, networks)
@@ -380,7 +382,7 @@ def reproduce(
         split = opened[job.split]
         side = NETWORKS[job.network](len(split.classes), size).config.short_side
         reader = FrameCache(Path(work)/'cache', side) if size == 'small' else VideoReader(side)
-        record = run_job(job, split, work, results, reader, device, progress, epochs, weights, workers)
+        record = run_job(job, split, work, results, reader, device, progress, epochs, weights, workers, compile)
         say(f'{i + 1}/{len(jobs)} {job.name}: ' + ', '.join(f'{k} {100*v:.1f} %' for k, v in record['accuracy'].items()))
     if PartialState().is_main_process:
         fuse_streams(jobs, work, results)

@@ -244,7 +244,7 @@ def step_plan(
     for b in (batch,) if batch else (32, 128):
         plan |= {f'fstcn, bf16, batch {b}': ('fstcn', b, True, False), f'fstcn, bf16, compiled, batch {b}': ('fstcn', b, True, True)}
     b = batch or 32
-    return plan | {f'fstcn, naive, fp32, batch {b}': ('fstcn, naive', b, False, False)} | {f'{n}, bf16, batch {b}': (n, b, True, False) for n in RIVALS[2:]}
+    return plan | {f'{n}, bf16, batch {b}': (n, b, True, False) for n in RIVALS[2:]} | {f'fstcn, naive, fp32, batch {b}': ('fstcn, naive', b, False, False)}
 
 # %% ../nbs/14c_throughput.ipynb #bc8544fd
 def _of_steps(plan, got, flops):

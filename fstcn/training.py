@@ -232,7 +232,7 @@ def _load_state(out, net, optimizer, accelerator, same):
     return head
 
 # %% ../nbs/11_training.ipynb #aa647f95
-FREE = ('workers', 'timeout', 'save_every', 'tensorboard', 'on_error')  # settings that a resumed run may change
+FREE = ('workers', 'timeout', 'save_every', 'tensorboard', 'on_error', 'compile')  # settings that a resumed run may change
 
 def _same(model, videos, config, world, weights):
     "What a run is, as JSON can hold it."
