@@ -137,6 +137,14 @@ def _writable(out):
     try: tempfile.TemporaryFile(dir=there).close()
     except OSError as e: raise OSError(f'{out}: no folder to write to ({e.strerror}: {there}); name another with --out') from None
 
+def _beside(data, folder, option):
+    "Raise `ValueError` where a folder to write to would be read as a class of the data set the next time."
+    from fstcn.datasets import _PART_NAMES, data_kind
+    if folder is None or not data.is_dir() or data_kind(data) != 'folder': return
+    roots = [d for d in data.iterdir() if d.is_dir() and d.name.lower() in _PART_NAMES] or [data]
+    if any(root.resolve() in folder.resolve().parents for root in roots):
+        raise ValueError(f'{folder} lies in the data set {data}, where it would be taken for a class: name another folder with {option}')
+
 def _keep_training(out):
     "Raise `ValueError` where an evaluation would replace the record of a training."
     file = out/'record.json'
@@ -190,6 +198,7 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     if stage == 'frames' and running['weights'] is None: raise ValueError("--stage frames fine-tunes the last three layers of a network: name it with --weights, an ImageNet file or a checkpoint")
     if stage == 'frames' and path == 'tcl': raise ValueError('--stage frames trains the spatial path, since a single frame has no motion: leave out --path tcl')
     _writable(out)
+    for folder, option in ((out, '--out'), (reading[0], '--cache')): _beside(data, folder, option)
     videos = load_split(data, split, seed=options['seed'])
     config = getattr(FstCNConfig, size)(len(videos.classes), path=path)
     make = TrainConfig.small if size == 'small' and running['weights'] is None else TrainConfig
@@ -258,6 +267,7 @@ def evaluate(
     from fstcn.experiments import environment, save_scores, score_together, summarize, write_record
     from fstcn.inference import Recognizer
     if out: _writable(out); _keep_training(out)
+    _beside(data, out, '--out')
     recognizer = Recognizer.load(_existing(checkpoint), device, n_clips=clips, dense=dense)
     videos = _to_score(data, recognizer, checkpoint, split, every)
     test = _unseen(videos, recognizer, data, checkpoint, unseen)
