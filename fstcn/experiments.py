@@ -43,7 +43,7 @@ def environment(
     for name in ('fstcn', 'torch', 'torchvision', 'av', 'decord', 'numpy'):
         try: versions[name] = version(name)
         except PackageNotFoundError: versions[name] = None
-    name = torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
+    name = torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else f'{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads'
     return {'versions': versions, 'commit': _commit(), 'device': name, 'date': datetime.now(UTC).strftime('%Y-%m-%d')}
 
 def _commit():
