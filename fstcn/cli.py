@@ -11,6 +11,7 @@ __all__ = ['app', 'DEMO', 'Data', 'Split', 'Seed', 'Compile', 'Workers', 'Device
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -302,9 +303,10 @@ def weights(
 # %% ../nbs/15_cli.ipynb #f5eca4f9
 def _numbers(text, what):
     "Whole numbers and ranges, such as '1,2,5-8', as a list."
-    try: parts = [[int(n) for n in p.split('-')] for p in text.split(',')]
-    except ValueError: raise ValueError(f'{what} must be numbers such as 1,2,5-8, not {text!r}') from None
-    return [n for p in parts for n in range(p[0], p[-1] + 1)]
+    parts = [re.fullmatch(r'(\d+)(?:-(\d+))?', p.strip()) for p in text.split(',')]
+    parts = [p and (int(p[1]), int(p[2] or p[1])) for p in parts]
+    if not all(p and p[0] <= p[1] for p in parts): raise ValueError(f'{what} must be numbers such as 1,2,5-8, not {text!r}')
+    return [n for p in parts for n in range(p[0], p[1] + 1)]
 
 @app.command()
 def reproduce(

@@ -155,9 +155,9 @@ def _refuse_leaks(weights, split, seen):
 
 def _write_results(out, history, scores, record):
     "Pictures, scores and record into a run's folder."
-    plot_history(history).savefig(out/'curves.png', dpi=160)
+    write_record(out/'record.json', record)                # first what cannot be drawn again
     if scores is not None: save_scores(out, scores)
-    write_record(out/'record.json', record)
+    plot_history(history).savefig(out/'curves.png', dpi=160)
 
 # %% ../nbs/14_experiments.ipynb #faddb360
 def run_experiment(
