@@ -163,8 +163,7 @@ class FstCN(nn.Module):
         elif self.config.path == 'tcl': out = {'tcl': self.temporal(self.scl(diff.flatten(0, 1)).unflatten(0, diff.shape[:2]))}
         else:
             b, t = diff.shape[:2]
-            frames = torch.cat([rgb, diff.flatten(0, 1)])
-            maps = self.scl(frames.contiguous(memory_format=torch.channels_last))  # (b + b*t, c, h', w'): all frames in one pass
+            maps = self.scl(torch.cat([rgb, diff.flatten(0, 1)]).contiguous(memory_format=torch.channels_last))  # (b + b*t, c, h', w'): all frames in one pass
             out = {'scl': self.spatial(maps[:b]), 'tcl': self.temporal(maps[b:].unflatten(0, (b, t)))}
             return out | {'joint': self.dropout(self.fc8(torch.cat([out['scl'], out['tcl']], 1)).relu())}
         return out | {'joint': next(iter(out.values()))}
@@ -225,6 +224,7 @@ def write_tensors(
     finally: shutil.rmtree(part, ignore_errors=True)
     return path
 
+# %% ../nbs/08_model.ipynb #ab3d0d02
 def read_tensors(
     path:str|Path, # file written by write_tensors
 ) -> tuple[dict[str,Tensor],dict]: # the tensors on the CPU, and the head
