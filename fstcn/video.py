@@ -213,19 +213,21 @@ def probe_video(path:str|Path, # the video file
 # %% ../nbs/01_video.ipynb #9cc8d59e
 @dataclass(frozen=True)
 class _PacketIndex:
-    number:np.ndarray # presentation number of each packet's picture, in the order of the file
+    number:np.ndarray # presentation number of each packet's picture, in the order of the file; where it is counted, the packet's place
     pos:np.ndarray # byte position of each packet
-    key_number:list # number of each keyframe, ascending
-    key_packet:list # the packet of each keyframe
+    key_number:list # number of each picture that decoding may start at, ascending
+    key_packet:list # the packet of each
     key_time:list # their times, to seek them by
+    counted:bool # whether pictures are numbered as they leave the decoder
 
 def _packet_index(path):
-    "One picture per packet and the order of the pictures, proven from the packets alone; None where they do not prove it."
+    "One picture per packet and where decoding may start, proven from the packets alone; None where they do not prove it."
     rows = []
     with _open(path) as (container, stream):
         codec, kind, header = stream.codec_context.name, container.format.name, stream.frames
         true_times = 'mp4' in kind or 'matroska' in kind         # AVI stores none: FFmpeg makes them up
         if codec != 'mpeg4' and not (codec in ('h264', 'hevc') and true_times): return None
+        extradata = stream.codec_context.extradata
         try:
             for p in container.demux(stream):
                 if p.size == 0 and p.dts is None: break
@@ -233,16 +235,18 @@ def _packet_index(path):
                 if p.size == 0 or p.is_corrupt or p.is_discard or p.pos is None or time is None: return None
                 vop = _vop_type(bytes(p)) if codec == 'mpeg4' else ''
                 if vop is None: return None
-                rows.append((p.pos, time, vop == 'I' if vop else p.is_keyframe, vop == 'B'))
+                key = vop == 'I' if vop else p.is_keyframe and _is_refresh(bytes(p), codec, extradata)
+                rows.append((p.pos, time, key, vop == 'B'))
         except av.FFmpegError: return None
     if not rows: return None
     pos, time, key, b = map(np.array, zip(*rows, strict=True))
     step = np.diff(np.sort(time))
     complete = header == len(rows) if header else len(rows) == 1 or np.ptp(step) <= 2     # Matroska counts no frames
-    number = _vop_order(b) if codec == 'mpeg4' else np.argsort(np.argsort(time))
+    number = _vop_order(b) if codec == 'mpeg4' else np.arange(len(rows))
     proven = complete and (np.diff(pos) > 0).all() and (step > 0).all() and key[0] and number[0] == 0
+    if not proven: return None
     keys = np.flatnonzero(key)
-    return _PacketIndex(number, pos, number[keys].tolist(), keys.tolist(), time[keys].tolist()) if proven else None
+    return _PacketIndex(number, pos, number[keys].tolist(), keys.tolist(), time[keys].tolist(), codec != 'mpeg4')
 
 # %% ../nbs/01_video.ipynb #60b0bf60
 def _vop_type(
@@ -259,32 +263,56 @@ def _vop_order(b):
     number[anchor] = np.append(anchor[1:], len(b)) - 1
     return number
 
+# %% ../nbs/01_video.ipynb #60b0bf62
+def _is_refresh(
+    data, # one packet of H.264 or HEVC
+    codec, # 'h264' or 'hevc'
+    extradata, # of the stream: how many bytes a length takes
+    ): # whether its picture is an IDR before which all earlier pictures are shown, and all later ones after it
+    first = 4 if codec == 'h264' else 21                              # the byte whose lowest two bits hold the length's length less one
+    if not extradata or extradata[0] != 1 or len(extradata) <= first: return False
+    length, start = (extradata[first] & 3) + 1, 0
+    while start + length < len(data):
+        size = int.from_bytes(data[start:start + length])
+        header = data[start + length]
+        kind = header & 31 if codec == 'h264' else header >> 1 & 63
+        of_picture = 1 <= kind <= 5 if codec == 'h264' else kind < 32
+        if of_picture: return kind == (5 if codec == 'h264' else 20)
+        start += length + size
+    return False
+
 # %% ../nbs/01_video.ipynb #305bf8cf
 def _jump(path, wanted, index):
     "The wanted frames (ascending) as (number, frame), skipping from keyframe to keyframe; stops at the first thing unforeseen."
-    todo, want = deque(wanted), set(wanted)
+    todo, want, keys = deque(wanted), set(wanted), set(index.key_packet)
     with _open(path) as (container, stream):
-        ctx, packets, at, last = stream.codec_context, container.demux(stream), 0, 0
+        ctx, packets, at, last, shown = stream.codec_context, container.demux(stream), 0, 0, 0
         while todo:
             k = bisect_right(index.key_number, todo[0]) - 1
             try:
                 if k > last and index.key_packet[k] > at:      # never twice to the same keyframe
                     container.seek(index.key_time[k], stream=stream)
-                    packets, at, last = container.demux(stream), None, k
+                    packets, at, last, shown = container.demux(stream), None, k, index.key_number[k]
                 packet = next(packets, None)
                 if packet is None: return
                 if packet.size == 0: frames = ctx.decode(None)
                 else:
-                    if at is None: at = int(np.searchsorted(index.pos, packet.pos))
+                    if at is None:
+                        at = int(np.searchsorted(index.pos, packet.pos))
+                        if at > index.key_packet[last]: return                       # the seek landed late
                     if at >= len(index.pos) or packet.pos != index.pos[at]: return
                     packet.pts, at = int(index.number[at]), at + 1
                     if packet.pts < index.key_number[last]: continue                 # shown before the keyframe: the seek landed early, or it leans on an earlier one
-                    ctx.skip_frame = 'DEFAULT' if packet.pts in want else 'NONREF'   # an unwanted picture that no other needs
+                    skip = not index.counted and packet.pts not in want
+                    ctx.skip_frame = 'NONREF' if skip else 'DEFAULT'                 # an unwanted picture that no other needs
                     frames = ctx.decode(packet)
             except av.FFmpegError: return
             for frame in frames:
-                if frame.is_corrupt or todo and frame.pts > todo[0]: return
-                if todo and frame.pts == todo[0]: yield todo.popleft(), frame
+                n = shown if index.counted else frame.pts
+                shown += 1
+                strange = index.counted and (frame.interlaced_frame or frame.pts in keys and frame.pts != n)
+                if strange or frame.is_corrupt or todo and n > todo[0]: return
+                if todo and n == todo[0]: yield todo.popleft(), frame
 
 # %% ../nbs/01_video.ipynb #a41fe34f
 def _pyav(path, wanted):

@@ -52,6 +52,19 @@ def write_numbered(path, n=150, codec='mpeg4', gop=12, b_frames=0, size=(240, 32
     return path
 
 
+def remux(source, target, stamp, **container_options):
+    "Copy the packets of `source` into another container; `stamp(i, packet)` changes the times of packet `i` of the file."
+    with av.open(str(source)) as inp, av.open(str(target), 'w', container_options=container_options) as out:
+        stream = inp.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        packets = [packet for packet in inp.demux(stream) if packet.size]
+        for i, packet in enumerate(packets):
+            stamp(i, packet)
+            packet.stream = copy
+            out.mux(packet)
+    return target
+
+
 VOP = b'\0\0\1\xb6'
 NOT_CODED = VOP + b'\x51\x4f'                                     # a P-picture that says "as before" and nothing else
 PACKED = b'\0\0\1\xb2DivX503b1393p\0\0\1\xb2XviD0050'             # how XviD announces packed B-frames

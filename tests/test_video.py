@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from numbered import fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_in_child, write_numbered
+from numbered import fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_in_child, remux, write_numbered
 
 from fstcn import video
 from fstcn.video import FrameCache, Guard, VideoError, probe_video, read_frames, write_video
@@ -85,6 +85,49 @@ def test_every_frame_is_the_one_asked_for(numbered, name):
     assert (info.n_frames, info.height, info.width, info.damage) == (n, height, width, '')
     for idx in index_lists(n, seed=1): assert numbers(read_frames(path, idx)) == idx        # with everything known
     with pytest.raises(ValueError, match=f'index {n} is past the end, the video has {n} frames'): read_frames(path, [0, n])
+
+
+def _in_file_order(i, packet): packet.pts = packet.dts = i*packet.duration
+def _early(i, packet): packet.pts, packet.dts = packet.pts - 7*packet.duration, packet.dts - 7*packet.duration
+def _as_they_are(i, packet): pass
+
+
+def _now_and_then_in_file_order(i, packet):
+    if i//20 % 2: packet.pts = packet.dts + 3*packet.duration
+
+
+def _some_too_late(i, packet):
+    if i % 11 == 5: packet.pts += 2*packet.duration + 1
+
+
+STAMPS = (_as_they_are, _in_file_order, _early, _now_and_then_in_file_order, _some_too_late)
+FRAGMENTS = {'movflags': 'frag_keyframe+empty_moov+default_base_moof'}
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_no_muxing_makes_a_jump_wrong(tmp_path, seed):
+    "A stream copied with times that say little or lie, as `-c copy` and careless tools write them: jumps return what decoding forward does."
+    rng = random.Random(seed)
+    codec = rng.choice(['libx264', 'libx264', 'libx265', 'mpeg4'])
+    b_frames, gop = rng.choice([0, 1, 3, 6]), rng.choice([5, 12, 30])
+    extra = {'x264-params': f'open-gop={rng.choice([0, 1])}:b-pyramid={rng.choice([0, 2])}:force-cfr=1'} if codec == 'libx264' else {}
+    source = write_numbered(tmp_path/'source.mp4', n=60, codec=codec, gop=gop, b_frames=b_frames, size=(96, 160), options=extra)
+    stamp, suffix = STAMPS[seed % len(STAMPS)], rng.choice(['.mp4', '.mov', '.mkv'])
+    options = FRAGMENTS if suffix == '.mp4' and rng.random() < .5 else {}
+    path = remux(source, tmp_path/f'copy{suffix}', stamp, **options)
+    n = probe_video(path).n_frames
+    every = read_frames(path, range(n), backend='pyav')
+    assert n > 40
+    for wanted in [[i] for i in range(n)] + index_lists(n, seed):
+        video._memory(path).clear()
+        assert torch.equal(read_frames(path, wanted), every[wanted]), (codec, b_frames, gop, stamp.__name__, suffix, wanted)
+
+
+def test_times_in_the_order_of_the_file_do_not_stop_jumps(tmp_path, numbered, monkeypatch):
+    "`ffmpeg -c copy` from AVI to MP4, the everyday form of it: H.264 with B-frames, one time a picture in the order of the file."
+    path = remux(numbered('h264_b3_g12.mp4'), tmp_path/'copy.mp4', _in_file_order)
+    monkeypatch.setattr(video, '_forward', None)
+    for wanted in index_lists(120): assert numbers(read_frames(path, wanted)) == wanted
 
 
 def test_jumps_are_taken(numbered, monkeypatch):
