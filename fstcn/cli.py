@@ -175,7 +175,7 @@ def train(
     deterministic: Annotated[bool, typer.Option('--deterministic', help='The same bits in every run, on a GPU too, at some cost.')] = False,
     tensorboard: Annotated[bool, typer.Option('--tensorboard', help='Also write the history for TensorBoard.')] = False,
     cache: Annotated[Path | None, typer.Option(help='Folder that keeps decoded frames between epochs and runs: much faster, and large.')] = None,
-    backend: Annotated[str, typer.Option(help="What decodes video without a cache: 'auto' and 'pyav' are exact; 'decord', 'torchcodec'.")] = 'auto',
+    backend: Annotated[str, typer.Option(help="What decodes video without a cache: 'auto' and 'pyav' are exact; 'decord' is not.")] = 'auto',
     clips: Clips = 5,
     workers: Workers = 2,
     on_error: Annotated[str, typer.Option(help="What to do with a training video that cannot be read: 'raise' or 'skip'.")] = 'raise',

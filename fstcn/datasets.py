@@ -647,7 +647,7 @@ def check_videos(
     if not paths: raise DatasetError('no videos to check')
     workers = min(workers or os.cpu_count() or 1, len(paths))
     pool = ThreadPoolExecutor(workers)
-    with Guard(timeout) as guard:
+    with Guard(timeout, workers) as guard:
         answers = pool.map(lambda p: _examine(p, guard), paths)
         try: rows = list(tqdm(answers, total=len(paths), desc='checking', unit='video', disable=None if progress else True))
         finally: pool.shutdown(wait=False, cancel_futures=True)

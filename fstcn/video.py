@@ -13,12 +13,14 @@ import importlib
 import multiprocessing
 import operator
 import os
+import sys
 import time
 import uuid
 import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -29,9 +31,10 @@ from unittest import mock
 import av
 import numpy as np
 import torch
+import torch.nn.functional as F
 from av.sidedata.sidedata import Type as SideType
+from pebble import ProcessExpired, ProcessPool
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 # %% ../nbs/01_video.ipynb #2fdff622
 class VideoError(Exception):
@@ -346,14 +349,7 @@ def _decord(path, wanted):
     except (decord.DECORDError, RuntimeError, IndexError) as e: raise VideoError(path, f'decord: {str(e).splitlines()[0]}') from e
     yield from zip(wanted, frames, strict=True)
 
-def _torchcodec(path, wanted):
-    decoders, n = _import('torchcodec.decoders'), probe_video(path).n_frames
-    wanted = [i for i in wanted if i < n]
-    try: frames = decoders.VideoDecoder(str(path.absolute()), dimension_order='NHWC').get_frames_at(wanted).data.numpy() if wanted else ()
-    except (RuntimeError, IndexError, ValueError) as e: raise VideoError(path, f'torchcodec: {str(e).splitlines()[0]}') from e
-    yield from zip(wanted, frames, strict=True)
-
-BACKENDS = {'auto': _auto, 'pyav': _pyav, 'decord': _decord, 'torchcodec': _torchcodec}
+BACKENDS = {'auto': _auto, 'pyav': _pyav, 'decord': _decord}
 
 # %% ../nbs/01_video.ipynb #663d08a9
 def _checked(path, indices, n=None):
@@ -374,14 +370,18 @@ def resize_frame(frame:np.ndarray, # picture (h,w,3), uint8
                  )->np.ndarray: # picture (h',w',3), uint8, aspect kept
     "The picture with its shorter side `short_side`, antialiased; itself where that is so already."
     if short_side is None or min(frame.shape[:2]) == short_side: return frame
-    x = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
-    return tvf.resize(x, [short_side], antialias=True).permute(1, 2, 0).numpy()
+    h, w = frame.shape[:2]
+    long_side = int(short_side*max(h, w)/min(h, w))
+    size = (short_side, long_side) if h <= w else (long_side, short_side)
+    x = torch.from_numpy(np.ascontiguousarray(frame)[None]).permute(0, 3, 1, 2)
+    x = F.interpolate(x, size, mode='bilinear', antialias=True)
+    return x[0].permute(1, 2, 0).numpy()
 
 # %% ../nbs/01_video.ipynb #e8522960
 def each_frame(path:str|Path, # video file
                indices:Sequence[int], # frame numbers in order of presentation, from 0; in any order, repeated or not
                short_side:int|None=None, # pixels of the shorter side after resizing (antialiased, aspect kept); None: as stored
-               backend:str='auto', # 'auto' or 'pyav' (exact), 'decord' or 'torchcodec' (as exact as they are)
+               backend:str='auto', # 'auto' or 'pyav' (exact), 'decord' (as exact as it is)
                )->Iterator[tuple[list[int],np.ndarray]]: # places in `indices` and the picture (h,w,3), uint8 RGB, that belongs there
     "The frames asked for as they are decoded, each once, in order of time. Raises `ValueError` (index, backend) and `VideoError` (file)."
     path, idx = Path(path), _checked(path, indices)
@@ -400,7 +400,7 @@ def each_frame(path:str|Path, # video file
 def read_frames(path:str|Path, # video file
                 indices:Sequence[int], # frame numbers in order of presentation, from 0; in any order, repeated or not
                 short_side:int|None=None, # pixels of the shorter side after resizing (antialiased, aspect kept); None: as stored
-                backend:str='auto', # 'auto' or 'pyav' (exact), 'decord' or 'torchcodec' (as exact as they are)
+                backend:str='auto', # 'auto' or 'pyav' (exact), 'decord' (as exact as it is)
                 )->Tensor: # (len(indices),h,w,3) uint8 RGB, in the order asked, upright
     "Read exactly the frames asked for, each decoded once. Raises `ValueError` (index, backend) and `VideoError` (file)."
     out = None
@@ -410,41 +410,20 @@ def read_frames(path:str|Path, # video file
     return torch.from_numpy(out)
 
 # %% ../nbs/01_video.ipynb #f64c4be5
-def _serve(conn):
-    "In the child process of a `Guard`: answer calls until the parent hangs up."
-    while True:
-        try: fn, path, args = conn.recv()
-        except (EOFError, KeyboardInterrupt): return
-        try: answer = True, fn(path, *args)
-        except Exception as e: answer = False, e
-        try: conn.send(answer)
-        except Exception as e: conn.send((False, VideoError(path, f'the answer cannot be sent back ({e})')))
-
-def _start(context):
-    "A new child process that is ready to answer, and our end of the line to it."
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        ours.send((str, '', ()))         # importing takes a while, which is not the first video's fault
-        ours.recv()
-    except (EOFError, ConnectionError) as e:
-        raise RuntimeError("the child process did not start; in a script, call this under `if __name__ == '__main__':`") from e
-    return process, ours
-
-def _kill(process, conn):
-    process.kill()
-    process.join()
-    conn.close()
+def _get_ready():
+    "In a new child process: no threads, whose parent's it would wait for in vain."
+    torch.set_num_threads(1)
 
 # %% ../nbs/01_video.ipynb #248bd80a
 class Guard:
-    "Calls functions in child processes and kills those that do not end in time; any number of threads may call at once."
+    "Calls functions in child processes and ends those that take too long; any number of threads may call at once."
     def __init__(self,
                  timeout:float=60., # seconds a call may take
+                 workers:int=1, # child processes; further calls wait for their turn
                  ):
-        self.timeout, self._idle, self._context = timeout, [], multiprocessing.get_context('spawn')
+        self.timeout = timeout
+        context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
+        self._pool = ProcessPool(workers, initializer=_get_ready, context=context)
 
     def __call__(self,
                  fn:Callable, # importable function of a path, such as probe_video
@@ -452,24 +431,19 @@ class Guard:
                  *args, # more arguments of `fn`
                  )->object: # what `fn` returned
         "`fn(path, *args)`. Raises what `fn` raises, and `VideoError` when it does not end in time or its process dies."
-        try: child = self._idle.pop()
-        except IndexError: child = _start(self._context)
-        conn = child[1]
-        try:
-            conn.send((fn, path, args))
-            if not conn.poll(self.timeout): raise VideoError(path, f'decoding did not end within {self.timeout:g} s; --timeout (in Python timeout=) gives it more')
-            ok, answer = conn.recv()
-        except BaseException as e:
-            _kill(*child)
-            if isinstance(e, (EOFError, ConnectionError)): raise VideoError(path, 'decoding it killed the process') from e
-            raise
-        self._idle.append(child)
-        if ok: return answer
-        raise answer
+        try: return self._pool.schedule(fn, (path, *args), timeout=self.timeout).result()
+        except TimeoutError as e:
+            reason = f'decoding did not end within {self.timeout:g} s; --timeout (in Python timeout=) gives it more'
+            raise VideoError(path, reason) from e
+        except ProcessExpired as e: raise VideoError(path, 'decoding it killed the process') from e
+        except BrokenProcessPool as e:
+            way_out = "in a script, call this under `if __name__ == '__main__':`"
+            raise RuntimeError(f'the child process did not start; {way_out}') from e
 
     def close(self)->None:
         "End all child processes."
-        while self._idle: _kill(*self._idle.pop())
+        self._pool.stop()
+        self._pool.join()
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
