@@ -22,40 +22,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D
 
 from .inference import Scores
-from .model import SMALL, FstCN, FstCNConfig, _check_sizes, _init_weights
-from .sampling import IMAGENET_MEAN, IMAGENET_STD, ClipSpec, network_input
+from .model import SMALL, FstCN, FstCNConfig, InputConfig, init_weights, register_network
+from .sampling import IMAGENET_MEAN, IMAGENET_STD, network_input
 from .scl import FullyConnected, LocalResponseNorm, SpatialLayers, SpatialPath, conv_size, pool_size, scl_sizes
 
 # %% ../nbs/13_baselines.ipynb #873e6a23
 SOURCES = ('rgb', 'diff')
 
 @dataclass(frozen=True)
-class BaselineConfig:
+class BaselineConfig(InputConfig):
     "Sizes of a baseline and of its input. Raises `ValueError` for values that make no network."
-    n_classes:int # action classes N, at least 2
-    n_frames:int = 5 # frames of a clip
-    stride:int = 5 # frames between two of a clip
-    dt:int = 9 # frames between the two of a pair; matters to differences and flow only
-    short_side:int = 240 # shorter side of the frames, pixels, before cropping
-    crop_size:int = 204 # height and width of the network's input, pixels
+    CHOICES = {'source': SOURCES}
+
     channels:tuple[int,...] = (96, 256, 512, 512, 512) # feature maps of conv1 to conv5, or of R(2+1)D's four stages
     fc_sizes:tuple[int,...] = (4096, 2048) # units of fc6 and fc7; none in R(2+1)D
-    dropout:float = .5 # dropout after fc6 and fc7
     source:str = 'rgb' # what a 3D network sees: 'rgb', the clip's frames, or 'diff', their absolute differences (Eq. 4)
-
-    def __post_init__(self):
-        vars(self).update({k: tuple(v) for k, v in vars(self).items() if isinstance(v, list)})  # JSON has lists for tuples
-        _check_sizes(self)
-        if self.n_classes < 2: raise ValueError(f'a classifier needs at least two classes, got n_classes={self.n_classes}')
-        if self.crop_size > self.short_side: raise ValueError(f'crop_size {self.crop_size} exceeds short_side {self.short_side}')
-        if self.source not in SOURCES: raise ValueError(f'source must be one of {SOURCES}, got {self.source!r}')
-        if not 0 <= self.dropout < 1: raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
-        ClipSpec(self.n_frames, self.stride, self.dt)  # raises for impossible sampling
-
-    @property
-    def clip(self) -> ClipSpec: # how clip pairs are sampled in time
-        "The sampling that this network expects."
-        return ClipSpec(self.n_frames, self.stride, self.dt)
 
 # %% ../nbs/13_baselines.ipynb #8bb55646
 def clip_frames(
@@ -76,6 +57,8 @@ _SPACE = ((7, 2, 0), (5, 2, 1), (3, 1, 1), (3, 1, 1), (3, 1, 1))  # kernel, stri
 
 class _Net3d(nn.Module):
     "A network whose kernels have three axes."
+    Config = BaselineConfig
+
     def to(self, *args, **kwargs):
         if kwargs.get('memory_format') is torch.channels_last: kwargs['memory_format'] = torch.channels_last_3d
         return super().to(*args, **kwargs)
@@ -92,6 +75,7 @@ class _Net3d(nn.Module):
         if tuple(x.shape[1:]) != (3, c.n_frames, s, s): raise ValueError(f'frames must have shape (b,3,{c.n_frames},{s},{s}), got {tuple(x.shape)}')
 
 # %% ../nbs/13_baselines.ipynb #6a7a8a6f
+@register_network
 class Conv3DNet(_Net3d):
     "CNN-M-2048 with 3D kernels: conv1 to conv5, fc6, fc7, classifier over all frames of a clip. Raises `ValueError` unless there are five widths and two of fully connected layers, and for a clip too short for its kernels."
     time = ((3, 1, 1),)*5  # kernel, stride, padding in time of conv1 to conv5
@@ -100,7 +84,7 @@ class Conv3DNet(_Net3d):
         config:BaselineConfig, # sizes
     ):
         super().__init__()
-        _check_sizes(config, channels=5, fc_sizes=2)
+        config.check_lengths(channels=5, fc_sizes=2)
         self.config, widths, t = config, (3, *config.channels), config.n_frames
         for i, ((k, s, p), (kt, st, pt)) in enumerate(zip(_SPACE, self.time, strict=True)):
             self.add_module(f'conv{i+1}', nn.Conv3d(widths[i], widths[i+1], (kt, k, k), (st, s, s), (pt, p, p)))
@@ -110,7 +94,7 @@ class Conv3DNet(_Net3d):
         side = pool_size(scl_sizes(config.crop_size)['conv4'], 3, 2)
         self.fc = FullyConnected(config.channels[-1]*t*side**2, config.fc_sizes, config.dropout)
         self.classifier = nn.Linear(config.fc_sizes[1], config.n_classes)
-        self.apply(_init_weights)
+        self.apply(init_weights)
         nn.init.normal_(self.classifier.weight, std=.01)
 
     def _normalize(self, x): return self.norm(x.flatten(2, 3)).unflatten(2, x.shape[2:4])  # a pixel's channels, whatever its place and time
@@ -132,6 +116,7 @@ class Conv3DNet(_Net3d):
         return self.classifier(self.fc(self.maps(x)))
 
 # %% ../nbs/13_baselines.ipynb #84573bbc
+@register_network
 class SlowFusion(Conv3DNet):
     "Slow fusion of Karpathy et al. (2014) on CNN-M's layers: 10 frames become 4, 2 and 1 in the first three convolutions. Raises `ValueError` for fewer than 10 frames."
     time = ((4, 2, 0), (2, 2, 0), (2, 2, 0), (1, 1, 0), (1, 1, 0))  # kernel, stride, padding in time of conv1 to conv5
@@ -164,8 +149,10 @@ def flow_input(
     return ((flow - flow.mean((-2, -1), keepdim=True)).flatten(1, 2),)
 
 # %% ../nbs/13_baselines.ipynb #518006e4
+@register_network
 class FlowStream(nn.Module):
     "Temporal stream of Simonyan and Zisserman (2014): CNN-M-2048 on stacked optical flow. Raises `ValueError` unless `dt` equals 1, flow's distance between frames, and for other than five widths and two of fully connected layers."
+    Config = BaselineConfig
     prepare = staticmethod(flow_input)
 
     def __init__(self,
@@ -173,13 +160,13 @@ class FlowStream(nn.Module):
     ):
         super().__init__()
         c = self.config = config
-        _check_sizes(c, channels=5, fc_sizes=2)
+        c.check_lengths(channels=5, fc_sizes=2)
         if c.dt != 1: raise ValueError(f'optical flow is between consecutive frames: dt must be 1, got {c.dt}')
         self.scl = SpatialLayers(c.channels[:4])
         self.scl.conv1 = nn.Conv2d(2*c.n_frames, c.channels[0], 7, stride=2)
         self.spatial = SpatialPath(c.channels[3], c.channels[4], scl_sizes(c.crop_size)['conv4'], c.fc_sizes, c.dropout)
         self.classifier = nn.Linear(c.fc_sizes[1], c.n_classes)
-        self.apply(_init_weights)
+        self.apply(init_weights)
         nn.init.normal_(self.classifier.weight, std=.01)
 
     def forward(self,
@@ -225,6 +212,7 @@ def _stage(in_channels, channels, stride):
         nn.Conv3d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm3d(channels))
     return nn.Sequential(BasicBlock(in_channels, channels, Conv2Plus1D, stride, shortcut), BasicBlock(channels, channels, Conv2Plus1D))
 
+@register_network
 class R2Plus1D(_Net3d):
     "R(2+1)D-18 of Tran et al. (2018) as torchvision has it, with widths of choice. Raises `ValueError` unless there are four widths."
     def __init__(self,

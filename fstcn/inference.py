@@ -174,7 +174,7 @@ def _scorer(model, height, width, batch_size, dense, views):
     if views is not None:
         if not len(views) or not all(0 <= v < len(positions) for v in views): raise ValueError(f'views must name some of 18 by numbers from 0 to 17, got {views}')
         positions = [positions[v] for v in views]
-    if type(model) is FstCN and model.prepare is network_input:
+    if type(model) is FstCN and model.config.difference == 'absolute':
         return _SharedViews(model, positions, dense)
     if dense: raise ValueError(f'dense inference knows the layers of FstCN, not those of {type(model).__name__}')
     return partial(_loop, model, positions=positions, batch_size=batch_size)

@@ -216,7 +216,7 @@ def _save_state(out, net, optimizer, accelerator, **head):
 
 # %% ../nbs/11_training.ipynb #11d41521
 def _check_same(out, was, now):
-    differ = [f'{k} was {was.get(k)!r}, is {v!r}' for k, v in now.items() if was.get(k) != v]
+    differ = [f'{k} was {was.get(k)!r}, is {v!r}' for k, v in now.items() if k in was and was[k] != v]
     if differ: raise TrainingError(f'{out} holds a run that began otherwise ({"; ".join(differ)}): resume it as it was, or choose another folder')
 
 def _load_state(out, net, optimizer, accelerator, same):
@@ -236,7 +236,7 @@ FREE = ('workers', 'timeout', 'save_every', 'tensorboard', 'on_error', 'compile'
 
 def _same(model, videos, config, world, weights):
     "What a run is, as JSON can hold it."
-    settings = {f'train.{k}': v for k, v in asdict(config).items() if k not in FREE} | {f'network.{k}': v for k, v in asdict(model.config).items()}
+    settings = {f'train.{k}': v for k, v in asdict(config).items() if k not in FREE} | {f'network.{k}': v for k, v in asdict(model.config).items() if k != 'n_clips'}
     names = json.dumps([[Path(v.path).name, v.label] for v in videos])
     return json.loads(json.dumps(settings | {'processes': world, 'weights': weights, 'videos': hashlib.sha256(names.encode()).hexdigest()[:12]}))
 
@@ -497,4 +497,5 @@ def frames_stage(
     config:TrainConfig, # settings of the run
 ) -> tuple[FstCNConfig,TrainConfig]: # the auxiliary classifier on single frames, of which the last three layers learn
     "Stage 2 of Sec. 2.3: fine-tuning the auxiliary classifier on random training frames."
-    return replace(network, path='scl', n_frames=1, stride=1, dt=1), replace(config, train_only=LAST_THREE)
+    alone = replace(network, path='scl', n_frames=1, stride=1, dt=1, difference='absolute', permutation='learned')
+    return alone, replace(config, train_only=LAST_THREE)

@@ -1,0 +1,46 @@
+"Every network of Tables 1 to 4 is kept in a file, comes back as what it was, and answers as before."
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from fstcn.inference import Recognizer
+from fstcn.model import load_checkpoint, save_checkpoint
+from fstcn.reproduce import NETWORKS
+
+CLASSES = ('bend', 'clap', 'run', 'walk')
+
+
+@pytest.fixture(scope='module')
+def frames():
+    "A short film of noise that moves, uint8 (t,h,w,3)."
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randint(256, (15, 20, 3), generator=generator, dtype=torch.uint8)
+    base = base.repeat_interleave(8, 0).repeat_interleave(8, 1)
+    return torch.stack([base.roll((i, 3*i), (0, 1)) for i in range(40)])
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_a_network_comes_back_as_it_was(tmp_path, frames, name):
+    torch.manual_seed(0)
+    model = NETWORKS[name](len(CLASSES), 'small').eval()
+    torch.nn.init.normal_(list(model.parameters())[-2], std=.1)               # the classifier: probabilities that differ
+    file = save_checkpoint(tmp_path/'net.safetensors', model, CLASSES)
+    again, classes, _ = load_checkpoint(file)
+    assert type(again) is type(model) and again.config == model.config and classes == CLASSES
+    assert [n for n, _ in again.named_parameters()] == [n for n, _ in model.named_parameters()]
+    ours = Recognizer(model, CLASSES, device='cpu').predict(frames)
+    theirs = Recognizer.load(file, device='cpu').predict(frames)
+    assert torch.equal(ours.views, theirs.views) and ours.labels == theirs.labels
+
+
+def test_switches_change_the_answer(tmp_path, frames):
+    "Or the tests above would say nothing about them."
+    views = {}
+    for name in ('both', 'signed', 'p-identity', 'stride-1', 'dt-1'):
+        torch.manual_seed(0)
+        model = NETWORKS[name](len(CLASSES), 'small').eval()
+        torch.nn.init.normal_(model.classifier.weight, std=.1)
+        assert asdict(model.config) != asdict(NETWORKS['both'](len(CLASSES), 'small').config) or name == 'both'
+        views[name] = Recognizer(model, CLASSES, device='cpu').predict(frames).views
+    for name in set(views) - {'both'}: assert not torch.equal(views[name], views['both'])
