@@ -236,10 +236,10 @@ def _unseen(videos, recognizer, data, checkpoint, leave_out):
     "The test videos without those that formed the network; these are an error, unless they are to be left out."
     from fstcn.datasets import DatasetError, leaked_videos
     from fstcn.datasets import _first as name_some
-    seen = set(recognizer.info.get('seen', '?').split())
-    if (not seen or '?' in seen) and _first():
+    formed_by = recognizer.model.trained_on
+    if not (formed_by.videos and formed_by.complete) and _first():
         typer.echo(f'fstcn: warning: {checkpoint} does not say which videos it was trained on: whether these are new to it cannot be told', err=True)
-    known, n = leaked_videos(videos, seen), len(videos.test)
+    known, n = leaked_videos(videos, formed_by.videos), len(videos.test)
     if not known: return videos.test
     told = f'{checkpoint} was trained on them, or chosen by them'
     if len(known) == n: raise DatasetError(f'{data}: none of the {n} test videos is new to the network ({told}): {name_some([v.path for v in known], 5)}. Name other videos{", or add --all --unseen to score all that are new" if videos.train else ""}')

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from .datasets import DatasetError, Video, VideoSplit, checksum, hold_out, leaked_videos
 from .fusion import FUSIONS
 from .inference import Recognizer, Scores, score_videos
-from .model import FstCN, FstCNConfig, read_tensors
+from .model import FstCN, FstCNConfig, TrainedOn, read_tensors
 from .sampling import Reader, VideoReader
 from .training import TrainConfig, initialize, train
 from .video import VideoError
@@ -179,7 +179,7 @@ def run_experiment(
     torch.manual_seed(settings.seed)
     model = FstCN(network) if isinstance(network, FstCNConfig) else network()
     began_with = initialize(model, weights, split.classes) if weights is not None else 'nothing'
-    _refuse_leaks(weights, split, getattr(model, 'seen', '').split())
+    _refuse_leaks(weights, split, getattr(model, 'trained_on', TrainedOn()).videos)
     learn, valid = hold_out(split.train, validate, settings.seed)
     if validate and not valid: raise ValueError(f'no training video can be held out: validate is {validate}, and the {len(learn)} training videos are of one group, or too few. Leave validate out, or name groups')
     opener = reader or VideoReader(model.config.short_side)

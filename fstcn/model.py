@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATHS', 'SMALL', 'NETWORKS', 'FORMAT', 'InputConfig', 'FstCNConfig', 'TemporalPath', 'register_network',
            'init_weights', 'FstCN', 'compile_network', 'usable_device', 'CheckpointError', 'write_tensors',
-           'read_tensors', 'save_checkpoint', 'load_checkpoint']
+           'read_tensors', 'TrainedOn', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/08_model.ipynb #06aa549e
 import json
@@ -149,7 +149,7 @@ class TemporalPath(nn.Module):
 NETWORKS:dict[str,type[nn.Module]] = {} # by name: the networks that a checkpoint may hold
 
 def register_network(
-    network:type[nn.Module], # a network with `Config`, the class of its only argument `config`, and `prepare`
+    network:type[nn.Module], # a network with Config, the class of its only argument, and prepare
 ) -> type[nn.Module]: # the same
     "Make a network known to `load_checkpoint`, by the name of its class."
     NETWORKS[network.__name__] = network
@@ -287,10 +287,25 @@ def read_tensors(
     if head['format'] > FORMAT: raise CheckpointError(f'{path}: format {head["format"]} is newer than this version reads ({FORMAT}); update fstcn')
     return tensors, head
 
+# %% ../nbs/08_model.ipynb #9141cd06
+@dataclass(frozen=True)
+class TrainedOn:
+    "Which videos have formed a network: it was trained on them, or chosen by them."
+    videos:tuple[str,...] = () # their fingerprints, see fstcn.datasets.fingerprint
+    complete:bool = True # False: others too, of which nothing is known
+
+def _trained_on(head):
+    "What a checkpoint says of that; format 1 had a text, and at first nothing."
+    if 'trained_on' in head: return TrainedOn(tuple(head['trained_on']['videos']), head['trained_on']['complete'])
+    info = head['info']
+    words = info['seen'].split() if 'seen' in info else []
+    unknown = '?' in words or 'train' in info and 'seen' not in info
+    return TrainedOn(tuple(w for w in words if w != '?'), not unknown)
+
 # %% ../nbs/08_model.ipynb #9141cd07
 def save_checkpoint(
     path:str|Path, # file to write, usually `.safetensors`
-    model:nn.Module, # a network of `NETWORKS`
+    model:nn.Module, # a registered network; its trained_on is kept if it has one
     classes:tuple[str,...], # class names, in the order of the classifier's outputs
     **info, # anything else worth keeping, as JSON can hold it
 ) -> Path: # the file
@@ -298,7 +313,8 @@ def save_checkpoint(
     name = type(model).__name__
     if name not in NETWORKS: raise ValueError(f'{name} could not be loaded back: put @register_network above its class')
     if len(classes) != model.config.n_classes: raise ValueError(f'{len(classes)} class names for {model.config.n_classes} classes')
-    return write_tensors(path, model.state_dict(), network=name, config=asdict(model.config), classes=list(classes), info=info)
+    return write_tensors(path, model.state_dict(), network=name, config=asdict(model.config), classes=list(classes), info=info,
+                         trained_on=asdict(getattr(model, 'trained_on', TrainedOn())))
 
 def _network_class(name):
     "The class of that name; the rivals are imported where a file asks for one."
@@ -308,12 +324,13 @@ def _network_class(name):
 
 def load_checkpoint(
     path:str|Path, # file written by save_checkpoint
-) -> tuple[nn.Module,tuple[str,...],dict]: # the network in evaluation mode on the CPU, class names, and what else was kept
+) -> tuple[nn.Module,tuple[str,...],dict]: # the network in evaluation mode on the CPU, with its trained_on; class names, and what else was kept
     "Read a network back. Raises `CheckpointError` if the file is missing, damaged, of another kind, or of a later format."
     weights, head = read_tensors(path)
     try:
         network = _network_class(head.get('network', 'FstCN'))
         config, classes, info = network.Config(**head['config']), tuple(head['classes']), head['info']
+        trained_on = _trained_on(head)
         with torch.device('meta'): model = network(config)      # no memory, and no time for random numbers
     except (KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f'{path}: its header cannot be used ({e!r}); train again or update fstcn') from e
@@ -323,4 +340,5 @@ def load_checkpoint(
     if wrong or len(classes) != config.n_classes:
         raise CheckpointError(f'{path}: its weights do not fit its own configuration ({len(wrong)} layers, {len(classes)} class names); the file is damaged')
     model.load_state_dict(weights, assign=True)
+    model.trained_on = trained_on
     return model.eval(), classes, info

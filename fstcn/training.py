@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from .datasets import Video, fingerprint
 from .inference import _watched
-from .model import CheckpointError, FstCN, FstCNConfig, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
+from .model import CheckpointError, FstCN, FstCNConfig, TrainedOn, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
 from .sampling import ClipPairDataset, EpochSampler, Reader, TestClips, VideoReader, collate_pairs, crop_offsets
 from .weights import _sha256, fetch_weights, load_imagenet
 
@@ -376,15 +376,17 @@ class _Run:
         return bool(self.out) and bool(self.accelerator.reduce(torch.tensor(float(late and self.accelerator.is_main_process), device=self.accelerator.device)).item())
 
 # %% ../nbs/11_training.ipynb #22c7c958
-def _seen(model, videos):
-    "Fingerprints of the videos that form the network: these, and those that have formed its weights. One line, as a checkpoint keeps it."
-    return ' '.join(sorted({*getattr(model, 'seen', '').split(), *filter(None, (fingerprint(v.path) for v in videos))}))
+def _formed_by(model, videos):
+    "What forms the network: these videos, and those that have formed its weights."
+    before = getattr(model, 'trained_on', TrainedOn())
+    marks = {fingerprint(v.path) for v in videos} - {None}
+    return TrainedOn(tuple(sorted(marks.union(before.videos))), before.complete)
 
 def _keep(run, name):
     "Write the network into the run's folder."
     if not run.out or not run.accelerator.is_main_process: return
     write_history(run.out, run.history, run.config)
-    if name: save_checkpoint(run.out/name, run.net, run.classes, data=run.data, seed=run.config.seed, train=asdict(run.config), history=run.history, same=run.same, seen=run.net.seen)
+    if name: save_checkpoint(run.out/name, run.net, run.classes, data=run.data, seed=run.config.seed, train=asdict(run.config), history=run.history, same=run.same)
 
 def _close_epoch(run, lr, seen):
     "Add a row of history, and keep the network if it is the best so far."
@@ -421,7 +423,7 @@ def train(
     run = _Run(model, videos, config, accelerator, out, classes, name, weights)
     if out is not None: run.find(resume)
     if run.finished: return run.history
-    if accelerator.is_main_process: model.seen = _seen(model, [*videos, *valid])
+    if accelerator.is_main_process: model.trained_on = _formed_by(model, [*videos, *valid])
     data = ClipPairDataset(videos, model.config.crop_size, model.config.clip, reader, config.seed)
     plan = BatchPlan(len(data), config, accelerator.process_index, accelerator.num_processes, run.step)
     if config.compile: compile_network(model)
@@ -478,13 +480,14 @@ def initialize(
     path = fetch_weights(weights)
     digest = f'; sha256 {_sha256(path)[:12]}'
     if path.suffix == '.safetensors':
-        try: source, theirs, info = load_checkpoint(path)
+        try: source, theirs, _ = load_checkpoint(path)
         except CheckpointError as e:
             if 'but not of fstcn' not in str(e): raise
         else:
+            if not isinstance(source, FstCN): raise CheckpointError(f'{path}: holds the network {type(source).__name__}; begin with an F_STCN')
             try: new = _adopt(model, source, tuple(classes) == theirs)
             except CheckpointError as e: raise CheckpointError(f'{path}: {e}') from None
-            model.seen = info.get('seen', '?' if 'train' in info else '')    # see `train`; '?': trained, on what is not said
+            model.trained_on = source.trained_on
             return f'{path.name} ({len(theirs)} classes, path {source.config.path!r}); new: {", ".join(new) or "nothing"}' + digest
     report = load_imagenet(model, path)
     return f'{path.name} (ImageNet: {", ".join(report.loaded)}); new: {", ".join(report.skipped)}' + digest
