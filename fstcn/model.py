@@ -339,6 +339,7 @@ def load_checkpoint(
     wrong = dict(found.items() ^ needed.items())
     if wrong or len(classes) != config.n_classes:
         raise CheckpointError(f'{path}: its weights do not fit its own configuration ({len(wrong)} layers, {len(classes)} class names); the file is damaged')
-    model.load_state_dict(weights, assign=True)
+    aligned = {name: x.clone() for name, x in weights.items()}      # in the file they lie where they may; sums would round otherwise
+    model.load_state_dict(aligned, assign=True)
     model.trained_on = trained_on
     return model.eval(), classes, info

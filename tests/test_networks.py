@@ -16,19 +16,39 @@ def frames():
     "A short film of noise that moves, uint8 (t,h,w,3)."
     generator = torch.Generator().manual_seed(0)
     base = torch.randint(256, (15, 20, 3), generator=generator, dtype=torch.uint8)
-    base = base.repeat_interleave(8, 0).repeat_interleave(8, 1)
-    return torch.stack([base.roll((i, 3*i), (0, 1)) for i in range(40)])
+    base = base.repeat_interleave(8, 0).repeat_interleave(8, 1)                   # 120 x 160 pixels
+    return torch.stack([base.roll((i, 3*i), (0, 1)) for i in range(50)])
+
+
+def make(name):
+    "A small network of that name whose probabilities differ from class to class."
+    torch.manual_seed(0)
+    model = NETWORKS[name](len(CLASSES), 'small').eval()
+    classifier_weight = list(model.parameters())[-2]
+    torch.nn.init.normal_(classifier_weight)
+    return model
 
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_a_network_comes_back_as_it_was(tmp_path, frames, name):
-    torch.manual_seed(0)
-    model = NETWORKS[name](len(CLASSES), 'small').eval()
-    torch.nn.init.normal_(list(model.parameters())[-2], std=.1)               # the classifier: probabilities that differ
-    file = save_checkpoint(tmp_path/'net.safetensors', model, CLASSES)
-    again, classes, _ = load_checkpoint(file)
+    model = make(name)
+    again, classes, _ = load_checkpoint(save_checkpoint(tmp_path/'net.safetensors', model, CLASSES))
     assert type(again) is type(model) and again.config == model.config and classes == CLASSES
     assert [n for n, _ in again.named_parameters()] == [n for n, _ in model.named_parameters()]
+    config = model.config
+    wanted = torch.from_numpy(config.clip.frames(3, len(frames)))
+    crop = frames[wanted][None, ..., :config.crop_size, :config.crop_size, :]
+    middle = torch.tensor([config.n_frames//2])
+    with torch.no_grad():
+        ours = model(*model.prepare(crop, middle)).softmax(-1)
+        theirs = again(*again.prepare(crop, middle)).softmax(-1)
+    assert torch.equal(ours, theirs) and ours.std() > 1e-4
+
+
+@pytest.mark.parametrize('name', ['both', 'signed', 'slow-fusion'])
+def test_a_recognizer_answers_as_before(tmp_path, frames, name):
+    model = make(name)
+    file = save_checkpoint(tmp_path/'net.safetensors', model, CLASSES)
     ours = Recognizer(model, CLASSES, device='cpu').predict(frames)
     theirs = Recognizer.load(file, device='cpu').predict(frames)
     assert torch.equal(ours.views, theirs.views) and ours.labels == theirs.labels
@@ -38,9 +58,7 @@ def test_switches_change_the_answer(tmp_path, frames):
     "Or the tests above would say nothing about them."
     views = {}
     for name in ('both', 'signed', 'p-identity', 'stride-1', 'dt-1'):
-        torch.manual_seed(0)
-        model = NETWORKS[name](len(CLASSES), 'small').eval()
-        torch.nn.init.normal_(model.classifier.weight, std=.1)
+        model = make(name)
         assert asdict(model.config) != asdict(NETWORKS['both'](len(CLASSES), 'small').config) or name == 'both'
         views[name] = Recognizer(model, CLASSES, device='cpu').predict(frames).views
     for name in set(views) - {'both'}: assert not torch.equal(views[name], views['both'])
