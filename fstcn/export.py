@@ -9,8 +9,6 @@ __all__ = ['EXPORTS', 'ClipPairNetwork', 'export_program', 'export_model', 'laye
 import copy
 import importlib.util
 import json
-import os
-import uuid
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import fstcn
+from .files import atomic
 from .inference import Recognizer
 from .model import FstCN, FstCNConfig
 from .tp import TPOperator
@@ -79,12 +78,7 @@ def export_model(
     "Write the recognizer's network for other runtimes, whole or not at all. Raises `ValueError` for another extension, or if packages for ONNX are missing."
     path = Path(path)
     if path.suffix not in EXPORTS: raise ValueError(f'{path}: the extension chooses the format, and must be one of {", ".join(EXPORTS)}')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{uuid.uuid4().hex}{path.suffix}')
-    try:
-        EXPORTS[path.suffix](export_program(recognizer.model), _facts(recognizer), part)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    with atomic(path) as part: EXPORTS[path.suffix](export_program(recognizer.model), _facts(recognizer), part)
     return path
 
 # %% ../nbs/10b_export.ipynb #d6154815
