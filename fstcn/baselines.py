@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D
 
+from .export import network_flops
 from .inference import Scores
 from .model import SMALL, FstCN, FstCNConfig, InputConfig, init_weights, register_network
 from .sampling import IMAGENET_MEAN, IMAGENET_STD, network_input
@@ -275,15 +275,12 @@ def network_cost(
     model:nn.Module, # a network with `config` and `prepare`, on any device; 'meta' will do
 ) -> dict[str,float]: # parameters, those of convolutions (P among them), GFLOP of one forward pass of one clip pair (a multiply-add counts twice)
     "Size of a network, and work of the convolutions and matrix products of its forward pass; optical flow is not part of it."
-    c, device = model.config, next(model.parameters()).device
+    c = model.config
     pair = torch.zeros(1, 2, c.n_frames, c.crop_size, c.crop_size, 3, dtype=torch.uint8)
-    inputs = [x.to(device) for x in model.prepare(pair, torch.zeros(1, dtype=torch.int64))]
-    training = model.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter: model.eval()(*inputs)
-    model.train(training)
+    flops = network_flops(model, model.prepare(pair, torch.zeros(1, dtype=torch.int64)))['']
     linear = sum(p.numel() for m in model.modules() if isinstance(m, nn.Linear) for p in m.parameters())
     total = sum(p.numel() for p in model.parameters())
-    return {'parameters': total, 'of convolutions': total - linear, 'GFLOP': counter.get_total_flops()/1e9}
+    return {'parameters': total, 'of convolutions': total - linear, 'GFLOP': flops/1e9}
 
 # %% ../nbs/13_baselines.ipynb #5b2175b1
 def kernel_ranks(

@@ -8,19 +8,20 @@ __all__ = ['app', 'DEMO', 'Data', 'Split', 'Seed', 'Compile', 'Workers', 'Device
            'timeline', 'bench', 'explain', 'info', 'export', 'demo']
 
 # %% ../nbs/15_cli.ipynb #d6fa6a34
-import hashlib
 import json
 import os
 import re
 import shlex
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import fstcn
+from .files import atomic, file_sha256
 
 # %% ../nbs/15_cli.ipynb #427a71d6
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={'help_option_names': ['-h', '--help']},
@@ -97,11 +98,9 @@ def check(
     "Decode every video; report unreadable, short, inexact and duplicate files. Exit status 1 if any is unreadable."
     from fstcn.datasets import check_videos, find_videos
     videos = find_videos(data)
-    if output:                                        # fails now, and not after all is decoded
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.open('a').close()
-    table = check_videos(videos, workers=workers, timeout=timeout)
-    if output: table.to_csv(output, index=False)
+    with atomic(output) if output else nullcontext() as part:        # a folder that cannot be written to fails now, not after all is decoded
+        table = check_videos(videos, workers=workers, timeout=timeout)
+        if output: table.to_csv(part, index=False)
     unreadable, damaged = ([f'{row.path}: {row.reason}' for row in table[table.status == s].itertuples()] for s in ('unreadable', 'damaged'))
     same = [f'{row.path} = {row.duplicate_of}' for row in table[table.duplicate_of != ''].itertuples()]
     counts = {'unreadable': len(unreadable), 'damaged, readable in part': len(damaged), 'shorter than a clip pair': table.short.sum(),
@@ -412,7 +411,7 @@ def fuse(
         if file and not file.is_file(): raise FileNotFoundError(f'{file}: no such file; `fstcn evaluate DATA --out FOLDER` writes one')
     got = Scores.load(scores)
     table, same = compare_fusions(got), agreement(got, Scores.load(against)) if against else None
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in (scores, against) if file]
+    digests = [file_sha256(file)[:12] for file in (scores, against) if file]
     if record: write_record(record, {'scores': digests, 'videos': len(got.names), 'fusions': table.to_dict('index')} | ({'agreement': same} if same else {}) | environment())
     if as_json:
         typer.echo(table.to_json(orient='index'))

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from .files import file_sha256
 from .video import Guard, VideoError, _import, _open, probe_video
 
 # %% ../nbs/02_datasets.ipynb #229029e3
@@ -55,21 +56,13 @@ def _first(
     return ', '.join(map(str, items[:n])) + (f' and {len(items) - n} more' if len(items) > n else '')
 
 
-def _digest(path: Path) -> bytes:
-    "SHA-256 of a file's content, read in pieces."
-    sha = hashlib.sha256()
-    with open(path, 'rb') as f:
-        while piece := f.read(1 << 20): sha.update(piece)
-    return sha.digest()
-
-
 def _duplicates(paths: Sequence[Path]) -> dict[Path, Path]:
     "Every file with the content of an earlier one, and that earlier one; empty files are left out."
     same_size, first, copies = defaultdict(list), {}, {}
     try:
         for p in paths: same_size[os.path.getsize(p)].append(p)
         for p in (p for size, same in same_size.items() if size and len(same) > 1 for p in same):
-            original = first.setdefault(_digest(p), p)
+            original = first.setdefault(file_sha256(p), p)
             if original != p: copies[p] = original
     except OSError as e: raise DatasetError(f'{e.filename}: cannot be read: {e.strerror}') from e
     return copies

@@ -33,9 +33,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from .datasets import Video
+from .files import atomic
 from .fusion import FUSIONS, fuse_sci
 from .model import FstCN, load_checkpoint, usable_device
-from .sampling import Reader, TestClips, VideoReader, crop_offsets, frame_difference, network_input
+from .sampling import Reader, TestClips, VideoReader, crop_offsets, frame_difference
 from .scl import scl_sizes
 from .video import Guard, VideoError, _Clock, _forward, _open, _rgb, probe_video, resize_frame
 from .winograd import relu_conv
@@ -490,7 +491,7 @@ class Scores:
         path:str|Path, # file to write, `.npz`
     ) -> None:
         "Write all into one NumPy archive."
-        np.savez_compressed(path, **{k: np.asarray(v) for k, v in vars(self).items() if v is not None})
+        with atomic(path) as part, part.open('wb') as file: np.savez_compressed(file, **{k: np.asarray(v) for k, v in vars(self).items() if v is not None})
 
     @classmethod
     def load(cls,
@@ -676,10 +677,9 @@ class Timeline:
     ) -> None:
         "Write timeline.csv, segments.json and timeline.png."
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.table().to_csv(folder/'timeline.csv', index=False, float_format='%.6g')
-        (folder/'segments.json').write_text(json.dumps(self.segments(), indent=1) + '\n', encoding='utf-8')
-        self.plot().savefig(folder/'timeline.png', dpi=160)
+        with atomic(folder/'timeline.csv') as part: self.table().to_csv(part, index=False, float_format='%.6g')
+        with atomic(folder/'segments.json') as part: part.write_text(json.dumps(self.segments(), indent=1) + '\n', encoding='utf-8')
+        with atomic(folder/'timeline.png') as part: self.plot().savefig(part, dpi=160)
 
 # %% ../nbs/10_inference.ipynb #9fad46ca
 def timeline(

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .files import atomic
 from .sampling import DIFFERENCES, N_CLIPS, ClipSpec, network_input
 from .scl import FullyConnected, SpatialLayers, SpatialPath, pool_size, scl_sizes
 from .tcl import TemporalConvLayer
@@ -256,19 +257,10 @@ def write_tensors(
     **head, # what else to keep, as JSON can hold it
 ) -> Path: # the file
     "Write tensors and a JSON head into one safetensors file, atomically: whatever happens, the file is the old one or the new one. Raises `OSError`, as for a full disk."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')                     # a folder: safetensors writes under a name of its own, for the owner alone
+    path, kept = Path(path), {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     try:
-        part.mkdir(exist_ok=True)
-        (file := part/'file').touch()
-        mode = file.stat().st_mode & 0o777
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file, metadata={'fstcn': json.dumps({'format': FORMAT, **head})})
-        file.chmod(mode)
-        with open(file, 'rb') as f: os.fsync(f.fileno())
-        os.replace(file, path)
+        with atomic(path) as part: save_file(kept, part, metadata={'fstcn': json.dumps({'format': FORMAT, **head})})
     except SafetensorError as e: raise OSError(f'{path}: cannot be written ({e})') from e
-    finally: shutil.rmtree(part, ignore_errors=True)
     return path
 
 # %% ../nbs/08_model.ipynb #ab3d0d02

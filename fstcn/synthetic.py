@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .datasets import DatasetError
+from .files import atomic, file_sha256
 from .video import write_video
 
 # %% ../nbs/03_synthetic.ipynb #5fd2d39b
@@ -525,12 +526,20 @@ def _write_one(
     path, *args = job
     write_video(path, render_action(*args), fps=args[-1])
 
+def _write_text(
+    path:Path, # file to write
+    text:str, # what to write
+    newline:str|None=None, # how lines end, as in open
+) -> None: # nothing: the file is there
+    "Writes a small file, whole or not at all."
+    with atomic(path) as part: part.write_text(text, newline=newline)
+
 def _checksum(
     files:Sequence[Path], # in a fixed order
 ) -> str: # hexadecimal SHA-256
     "One checksum over the contents of all files."
     digest = hashlib.sha256()
-    for f in files: digest.update(hashlib.sha256(f.read_bytes()).digest())
+    for f in files: digest.update(bytes.fromhex(file_sha256(f)))
     return digest.hexdigest()
 
 def _run(
@@ -569,13 +578,12 @@ def make_synthetic(
     jobs = [(root/'UCF-101'/_video_name(c, g, k), c, g, k, seed, tuple(size), tuple(s['n_frames']), fps)
             for c in s['classes'] for g in range(1, n_groups + 1) for k in range(1, n_clips + 1)]
     files, missing = [j[0] for j in jobs], [j for j in jobs if not j[0].exists()]
-    for folder in [root/'ucfTrainTestlist', *{f.parent for f in files}]: folder.mkdir(parents=True, exist_ok=True)
     record, lists = root/'synthetic.json', _split_lists(s['classes'], n_groups, n_clips)
-    if not checksum: record.write_text(json.dumps(dict(settings=s)))
+    if not checksum: _write_text(record, json.dumps(dict(settings=s)))
     for file, lines in ((root/'ucfTrainTestlist'/name, lines) for name, lines in lists.items()):
-        if not (checksum and file.exists()): file.write_text('\n'.join(lines) + '\n', newline='\r\n')
+        if not (checksum and file.exists()): _write_text(file, '\n'.join(lines) + '\n', newline='\r\n')
     if missing: _run(missing, workers, progress)
     written = _checksum(files)
     if checksum and written != checksum: raise DatasetError(f'{root}: videos have changed since they were written; delete the folder and write it again')
-    if not checksum: record.write_text(json.dumps(dict(settings=s, checksum=written), indent=1))
+    if not checksum: _write_text(record, json.dumps(dict(settings=s, checksum=written), indent=1))
     return root

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import video as torchvision_video
 from torchvision.transforms.functional import normalize
 
 from .experiments import environment
+from .export import network_flops
 from .inference import Recognizer
 from .model import FstCN, FstCNConfig, compile_network, usable_device
 from .sampling import IMAGENET_MEAN, IMAGENET_STD, VideoReader, crop_views, read_clip_pairs
@@ -114,10 +114,7 @@ def count_flops(
 ) -> float: # FLOPs of one clip in matrix products and convolutions, a multiplication and an addition being two
     "What one clip costs; nothing is computed."
     net, inputs = make_rival(name, config, 1, video, 'meta')
-    with FlopCounterMode(display=False) as counter:
-        out = net(*inputs)
-        if backward: out.sum().backward()
-    return counter.get_total_flops()
+    return network_flops(net, inputs, backward)['']
 
 # %% ../nbs/14c_throughput.ipynb #041de264
 def _layer_and_gradient(layer, x):

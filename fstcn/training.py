@@ -11,7 +11,6 @@ import csv
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -30,6 +29,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from tqdm import tqdm
 
 from .datasets import Video, fingerprint
+from .files import remove_parts
 from .inference import _watched
 from .model import CheckpointError, FstCN, FstCNConfig, TrainedOn, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
 from .sampling import ClipPairDataset, EpochSampler, Reader, TestClips, VideoReader, collate_pairs, crop_offsets
@@ -349,7 +349,7 @@ class _Run:
         "Take up what the folder holds, if that is wanted; otherwise it must hold nothing."
         state, last = self.out/STATE, self.out/'model.safetensors'
         if self.accelerator.is_main_process:
-            for torn in self.out.glob('*.safetensors.*.part'): shutil.rmtree(torn, ignore_errors=True)     # what a killed run was writing
+            remove_parts(self.out)                          # what a killed run was writing
         if (state.exists() or last.exists()) and not resume:
             raise TrainingError(f'{self.out} holds {"an unfinished run: go on with --resume (resume=True)" if state.exists() else "a trained network: remove it"}, or choose another folder')
         if state.exists():

@@ -14,8 +14,6 @@ import multiprocessing
 import operator
 import os
 import sys
-import time
-import uuid
 import warnings
 from bisect import bisect_right
 from collections import deque
@@ -35,6 +33,8 @@ import torch.nn.functional as F
 from av.sidedata.sidedata import Type as SideType
 from pebble import ProcessExpired, ProcessPool
 from torch import Tensor
+
+from .files import PART, atomic, remove_parts
 
 # %% ../nbs/01_video.ipynb #2fdff622
 class VideoError(Exception):
@@ -88,21 +88,17 @@ def write_video(path:str|Path, # file to write; its extension chooses the contai
                 pix_fmt:str|None=None, # pixel format; None: 4:2:0 where the size allows it, else 4:4:4
                 **options:str|int, # more options of the encoder, such as preset='ultrafast'
                 )->Path: # the file written
-    "Write a video file, whole or not at all. Raises `ValueError` for frames of another type, shape or size, or none."
+    "Write a video file, whole or not at all, and its folder where that is missing. Raises `ValueError` for frames of another type, shape or size, or none."
     path, stream, shape = Path(path), None, None
-    part = path.with_name(f'.{uuid.uuid4().hex}{path.suffix}')
-    try:
-        with av.open(str(part.absolute()), 'w', container_options={'fflags': '+bitexact'}) as out:
-            for frame in frames:
-                frame = np.ascontiguousarray(frame)
-                if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != (shape or frame.shape):
-                    raise ValueError(f'{path}: frames must be uint8 (h,w,3) of one size, got {frame.dtype} {frame.shape}')
-                if stream is None: shape, stream = frame.shape, _stream(out, codec, fps, frame.shape, quality, gop, b_frames, pix_fmt, options)
-                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-            if stream is None: raise ValueError(f'{path}: no frames to write')
-            out.mux(stream.encode())
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    with atomic(path) as part, av.open(str(part.absolute()), 'w', container_options={'fflags': '+bitexact'}) as out:
+        for frame in frames:
+            frame = np.ascontiguousarray(frame)
+            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != (shape or frame.shape):
+                raise ValueError(f'{path}: frames must be uint8 (h,w,3) of one size, got {frame.dtype} {frame.shape}')
+            if stream is None: shape, stream = frame.shape, _stream(out, codec, fps, frame.shape, quality, gop, b_frames, pix_fmt, options)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+        if stream is None: raise ValueError(f'{path}: no frames to write')
+        out.mux(stream.encode())
     return path
 
 # %% ../nbs/01_video.ipynb #9362363c
@@ -448,6 +444,24 @@ class Guard:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
+# %% ../nbs/01_video.ipynb #f11e1000
+def _bytes_in(folder):
+    "Bytes of the files in a folder, without what is in folders below."
+    total = 0
+    for entry in os.scandir(folder):
+        try: total += entry.stat().st_size if entry.is_file() else 0
+        except FileNotFoundError: pass                  # it was there a moment ago
+    return total
+
+def _cache_size(root):
+    "Bytes in a cache, unfinished files included; those that a killed process left behind are removed after an hour."
+    remove_parts(root, 3600)
+    total = _bytes_in(root)
+    for part in root.glob(f'{PART}*'):
+        try: total += _bytes_in(part)
+        except FileNotFoundError: pass
+    return total
+
 # %% ../nbs/01_video.ipynb #f1ded2b0
 def _version(path):
     "Size and time of a file: another version has another."
@@ -459,16 +473,6 @@ def _cache_file(root, path, short_side):
     "Which video, at which size, and which version of it."
     key = (os.path.abspath(path), short_side), _version(path)
     return root/('-'.join(hashlib.sha256(repr(k).encode()).hexdigest()[:24] for k in key) + '.npy')
-
-def _cache_size(root):
-    "Bytes in a cache; parts that a killed process left behind are removed after an hour."
-    total = 0
-    for e in os.scandir(root):
-        try: st = e.stat()
-        except FileNotFoundError: continue
-        if e.name.endswith('.part') and time.time() - st.st_mtime > 3600: Path(e.path).unlink(missing_ok=True)
-        else: total += st.st_size
-    return total
 
 def _n_packets(path):
     "About as many as there are frames to decode, and quickly counted; 0 where that fails."
@@ -500,16 +504,20 @@ def _load(file):
     except (OSError, ValueError): return None
     return frames if file.stat().st_size == frames.offset + frames.nbytes else None
 
+class _CacheFull(Exception):
+    "A cache has no room for a video."
+
 def _mapped(root, path, short_side, max_bytes):
     "The memory map of a video's file in the cache, which is made if it is missing; None where there is no room."
-    file, part = _cache_file(root, path, short_side), root/f'{uuid.uuid4().hex}.part'
+    file = _cache_file(root, path, short_side)
     if (frames := _load(file)) is not None: return frames
     for old in root.glob(file.name.split('-')[0] + '-*.npy'): old.unlink(missing_ok=True)     # earlier versions
+    room = max_bytes - _cache_size(root)
     try:
-        if not _decode_to(part, path, short_side, max_bytes - _cache_size(root)) or _cache_size(root) > max_bytes: return None
-        os.replace(part, file)
-        return _load(file)
-    finally: part.unlink(missing_ok=True)
+        with atomic(file, sync=False) as part:
+            if not _decode_to(part, path, short_side, room) or _cache_size(root) > max_bytes: raise _CacheFull
+    except _CacheFull: return None
+    return _load(file)
 
 def _frames_of(cache, path):
     "All frames of a video as a memory map (t,h,w,3), opened once in a process, or None where there is no room for them."
@@ -525,7 +533,6 @@ def _frames_of(cache, path):
         warnings.warn(f'{cache.root}: the frame cache {why}; it goes on without videos that are not in it yet', stacklevel=3)
         cache._warned = True
     return frames
-
 
 # %% ../nbs/01_video.ipynb #d7f3170b
 class FrameCache:

@@ -26,6 +26,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from .datasets import Video
+from .files import atomic
 from .inference import Recognizer
 from .model import FstCN
 from .sampling import crop_offsets, frame_difference, read_clip_pairs
@@ -229,12 +230,12 @@ def explain(
     maps = _whole_frames(model, pairs, names.index(label))
     best = got.views[..., names.index(label)].mean(1).argmax()
     blur, out = min(frames.shape[1:3])/60, Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r'[^\w.-]+', '_', f'{Path(video).stem}-{label}')
     film = write_video(out/f'{stem}.mp4', (_film(r) for r in _panels(frames.numpy(), at, wanted, {k: _heat(m, blur) for k, m in maps.items()})), 10, 'libx264')
     title = f'saliency for {label}, {got.probs[got.labels.index(label)]:.0%}' + (f' (recognized: {got.labels[0]})' if label != got.labels[0] else '')
-    plot_saliency(pairs[best], {k: m[best] for k, m in maps.items()}, f'{Path(video).name}: {title}').savefig(sheet := out/f'{stem}.png', dpi=160)
-    return Explanation(label, got.labels[0], got.probs[got.labels.index(label)], film, sheet, maps, got.warning)
+    picture = plot_saliency(pairs[best], {k: m[best] for k, m in maps.items()}, f'{Path(video).name}: {title}')
+    with atomic(out/f'{stem}.png') as part: picture.savefig(part, dpi=160)
+    return Explanation(label, got.labels[0], got.probs[got.labels.index(label)], film, out/f'{stem}.png', maps, got.warning)
 
 # %% ../nbs/12_visualize.ipynb #43f58bee
 @torch.inference_mode()

@@ -9,7 +9,6 @@ __all__ = ['LAYERS', 'VGGM_MEAN', 'WeightsError', 'ImageNetWeights', 'fold_input
 # %% ../nbs/05b_weights.ipynb #aab8e6c0
 import hashlib
 import http.client
-import os
 import pickle
 import shutil
 import struct
@@ -28,6 +27,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from torch import Tensor, nn
 
+from .files import atomic, file_sha256
 from .sampling import IMAGENET_MEAN, IMAGENET_STD
 
 # %% ../nbs/05b_weights.ipynb #09d079fb
@@ -183,25 +183,20 @@ def load_imagenet(
     return LoadReport(LAYERS[:n], skipped | {name: 'not in the file' for name in others if name not in LAYERS})
 
 # %% ../nbs/05b_weights.ipynb #c94dca5b
-def _sha256(path):
-    "SHA-256 of a file, in hexadecimal."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+_sha256 = file_sha256 # the name by which other notebooks still know it
 
 def _download(url, target, sha256):
     "Write what `url` holds to `target`, whole and verified or not at all."
-    part = target.with_name(f'{target.name}.{os.getpid()}.part')
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with urllib.request.urlopen(url, timeout=60) as response, part.open('wb') as f:
-            shutil.copyfileobj(response, f, 2**20)
-        size, promised = part.stat().st_size, response.headers.get('Content-Length')
-        if promised and size != int(promised): raise WeightsError(f'{url}: the download broke off after {size} of {promised} bytes; try again')
-        if sha256 and not (found := _sha256(part)).startswith(sha256):
-            raise WeightsError(f'{url}: the SHA-256 of what came is {found}, not {sha256}; check the address and the checksum')
-        os.replace(part, target)
+        with urllib.request.urlopen(url, timeout=60) as response, atomic(target) as part:
+            with part.open('wb') as f: shutil.copyfileobj(response, f, 2**20)
+            size, promised = part.stat().st_size, response.headers.get('Content-Length')
+            if promised and size != int(promised):
+                raise WeightsError(f'{url}: the download broke off after {size} of {promised} bytes; try again')
+            if sha256 and not (found := file_sha256(part)).startswith(sha256):
+                raise WeightsError(f'{url}: the SHA-256 of what came is {found}, not {sha256}; check the address and the checksum')
     except (OSError, http.client.HTTPException, ValueError) as e:  # URLError and timeouts are OSErrors
         raise WeightsError(f'{url}: cannot be downloaded ({e}); check the address and the network, or download it elsewhere and give the file') from e
-    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/05b_weights.ipynb #9ee074fa
 def fetch_weights(
@@ -217,8 +212,8 @@ def fetch_weights(
     if '://' in address:
         name = Path(unquote(urlsplit(address).path)).name or 'weights'
         path = Path(folder or Path(torch.hub.get_dir())/'fstcn')/f'{hashlib.sha256(address.encode()).hexdigest()[:8]}-{name}'
-        if not path.is_file() or want and not _sha256(path).startswith(want): _download(address, path, want)
+        if not path.is_file() or want and not file_sha256(path).startswith(want): _download(address, path, want)
         return path
     if not (path := Path(address)).is_file(): raise WeightsError(f'{address}: no such file; give the path or the URL of ImageNet weights')
-    if want and not (found := _sha256(path)).startswith(want): raise WeightsError(f'{path}: its SHA-256 is {found}, not {want}; download it again')
+    if want and not (found := file_sha256(path)).startswith(want): raise WeightsError(f'{path}: its SHA-256 is {found}, not {want}; download it again')
     return path

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fstcn.files import PART
 from fstcn.model import load_checkpoint, read_tensors
 from fstcn.video import write_video
 
@@ -113,7 +114,7 @@ def test_full_disk_keeps_the_state(folder):
     run = subprocess.run([sys.executable, folder/'limited.py', folder, json.dumps(options)], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, timeout=300)
     assert run.returncode != 0 and 'state.safetensors: cannot be written' in run.stderr, run.stderr
     assert read_tensors(folder/'full'/'state.safetensors')[1]['step'] == 2
-    assert not list((folder/'full').glob('*.part'))
+    assert not list((folder/'full').glob(f'{PART}*'))
     weights, _ = finish(folder, **options)
     whole, _ = finish(folder, **{**options, 'out': 'roomy'})
     assert all(torch.equal(weights[k], whole[k]) for k in whole)

@@ -17,6 +17,7 @@ import torch
 from numbered import fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_in_child, remux, write_numbered
 
 from fstcn import video
+from fstcn.files import PART
 from fstcn.video import FrameCache, Guard, VideoError, probe_video, read_frames, write_video
 
 DATA = Path(__file__).parents[2]/'shared'/'data'
@@ -476,9 +477,11 @@ def test_cache_under_several_processes_and_a_kill(numbered, tmp_path):
 
 
 def test_abandoned_parts_are_removed(tmp_path):
-    old, new = tmp_path/'old.part', tmp_path/'new.part'
-    for p in (old, new): p.write_bytes(b'x'*10)
-    os.utime(old, (0, 0))
+    old, new = tmp_path/f'{PART}old', tmp_path/f'{PART}new'
+    for folder in (old, new):
+        folder.mkdir()
+        (folder/'x.npy').write_bytes(b'x'*10)
+    for left in (old/'x.npy', old): os.utime(left, (0, 0))
     assert video._cache_size(tmp_path) == 10 and new.exists() and not old.exists()
 
 
