@@ -21,6 +21,7 @@ from typing import Annotated
 import typer
 
 import fstcn
+from .datasets import DATA_KINDS, describe_data, describe_splits
 from .files import atomic, file_sha256
 
 # %% ../nbs/15_cli.ipynb #427a71d6
@@ -28,8 +29,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
                   help='Human action recognition with factorized spatio-temporal convolutional networks (Sun et al., ICCV 2015).')
 
 DEMO = Path('fstcn-demo')
-Data = Annotated[Path, typer.Argument(help='A folder with UCF-101 or HMDB-51 and its official lists, or with the segmented sets of UT-Interaction; a folder of class folders; or a CSV file with columns path,label.')]
-Split = Annotated[int, typer.Option(min=1, max=20, help='Official split of UCF-101 or HMDB-51, 1 to 3; of UT-Interaction the sequence that is left out, 1 to 20.')]
+Data = Annotated[Path, typer.Argument(help=f'What to read: {describe_data()}.')]
+Split = Annotated[int, typer.Option(min=1, max=max(kind.splits for kind in DATA_KINDS.values()), help=f'Number of the split. {describe_splits()}.')]
+_OFFICIAL = ', '.join(repr(name) for name, kind in DATA_KINDS.items() if kind.splits > 1)
 Seed = Annotated[int, typer.Option(min=0, help='Seed of everything random.')]
 Compile = Annotated[bool, typer.Option('--compile', help='Compile the network first: a slow start that pays on a GPU.')]
 Workers = Annotated[int, typer.Option(min=1, help='Processes that read video; waiting for them has a limit.')]
@@ -96,7 +98,8 @@ def check(
     timeout: Timeout = 60,
 ) -> None:
     "Decode every video; report unreadable, short, inexact and duplicate files. Exit status 1 if any is unreadable."
-    from fstcn.datasets import check_videos, find_videos
+    from fstcn.check import check_videos
+    from fstcn.datasets import find_videos
     videos = find_videos(data)
     with atomic(output) if output else nullcontext() as part:        # a folder that cannot be written to fails now, not after all is decoded
         table = check_videos(videos, workers=workers, timeout=timeout)
@@ -139,9 +142,9 @@ def _writable(out):
 
 def _beside(data, folder, option):
     "Raise `ValueError` where a folder to write to would be read as a class of the data set the next time."
-    from fstcn.datasets import _PART_NAMES, data_kind
+    from fstcn.datasets import PART_NAMES, data_kind
     if folder is None or not data.is_dir() or data_kind(data) != 'folder': return
-    roots = [d for d in data.iterdir() if d.is_dir() and d.name.lower() in _PART_NAMES] or [data]
+    roots = [d for d in data.iterdir() if d.is_dir() and d.name.lower() in PART_NAMES] or [data]
     if any(root.resolve() in folder.resolve().parents for root in roots):
         raise ValueError(f'{folder} lies in the data set {data}, where it would be taken for a class: name another folder with {option}')
 
@@ -233,8 +236,7 @@ def _to_score(data, recognizer, checkpoint, split, every):
 
 def _unseen(videos, recognizer, data, checkpoint, leave_out):
     "The test videos without those that formed the network; these are an error, unless they are to be left out."
-    from fstcn.datasets import DatasetError, leaked_videos
-    from fstcn.datasets import _first as name_some
+    from fstcn.datasets import DatasetError, leaked_videos, name_some
     formed_by = recognizer.model.trained_on
     if not (formed_by.videos and formed_by.complete) and _first():
         typer.echo(f'fstcn: warning: {checkpoint} does not say which videos it was trained on: whether these are new to it cannot be told', err=True)
@@ -310,7 +312,7 @@ def _numbers(text, what):
 @app.command()
 def reproduce(
     table: Annotated[str, typer.Option(help='Tables of the paper: 1, 2 or 3, or several; 4: ablations of what it only argues for.')] = '1,2,3',
-    data: Annotated[str, typer.Option(help="'synthetic', 'ucf101', 'hmdb51', 'ut_interaction', or a data set as `fstcn train` takes it.")] = 'synthetic',
+    data: Annotated[str, typer.Option(help=f"'synthetic', {_OFFICIAL}, or a data set as `fstcn train` takes it.")] = 'synthetic',
     root: Annotated[Path | None, typer.Option(help="Where the data lies. Default for 'synthetic': in --work.")] = None,
     splits: Annotated[str, typer.Option(help='Official splits; of UT-Interaction the sequences that are left out, such as 1-10.')] = '1',
     seeds: Annotated[str, typer.Option(help='One training for each.')] = '0,1,2',

@@ -23,7 +23,7 @@ from accelerate import PartialState
 from torch import nn
 
 from .baselines import BASELINES, fuse_two_stream, network_cost
-from .datasets import VideoSplit, checksum, hmdb51, load_split, ucf101, ut_interaction
+from .datasets import DATA_KINDS, VideoSplit, checksum, load_split, ucf101
 from .experiments import accuracy_by_views, compare_weights, environment, mean_and_std, paired_test, run_experiment, score_together, write_record
 from .inference import Recognizer, Scores, view_probabilities
 from .model import FstCN, FstCNConfig, read_tensors
@@ -79,13 +79,10 @@ def open_data(
     split:int, # official split; of UT-Interaction the sequence that is left out, 1 to 20
 ) -> VideoSplit: # training and test videos
     "The data of a job. Raises `DatasetError` for what cannot be read, `ValueError` if `root` is missing."
-    if data in ('synthetic', 'ucf101', 'hmdb51', 'ut_interaction') and root is None: raise ValueError(f'say with root (--root) where {data} lies')
-    match data:
-        case 'synthetic': return ucf101(make_synthetic(root, CLASSES, n_groups=25, n_clips=2), split)
-        case 'ucf101': return ucf101(root, split)
-        case 'hmdb51': return hmdb51(root, split)
-        case 'ut_interaction': return ut_interaction(root, split)
-        case _: return load_split(data, split)
+    official = {name: kind.read for name, kind in DATA_KINDS.items() if kind.splits > 1}
+    if data in ('synthetic', *official) and root is None: raise ValueError(f'say with root (--root) where {data} lies')
+    if data == 'synthetic': return ucf101(make_synthetic(root, CLASSES, n_groups=25, n_clips=2), split)
+    return official[data](root, split) if data in official else load_split(data, split)
 
 def settings_for(
     split:VideoSplit, # training videos

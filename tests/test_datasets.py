@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fstcn import check
 from fstcn import datasets as ds
 from fstcn.video import write_video
 
@@ -134,6 +135,17 @@ def test_load_split_recognizes_ucf101_and_hmdb51(ucf, hmdb):
     assert ds.data_kind(ucf / 'UCF-101') == 'folder'
 
 
+@pytest.mark.parametrize('names,kind', [
+    (['a.avi', 'b.avi'], None), (['x/a.avi'], 'folder'), (['train/x/a.MP4'], 'folder'), (['1/2/3/a.avi'], None),
+    (['set/0_1_4.avi'], 'folder'), (['segmented_set1/0_1_4.avi'], 'ut_interaction'), (['x/y/classInd.txt', 'z/a.avi'], 'ucf101'),
+    (['x/y/z/classInd.txt'], None), (['splits/kick_ball_test_split2.txt'], 'hmdb51'), (['list.csv/a/b.avi'], 'folder')])
+def test_what_a_folder_is_taken_for(tmp_path, names, kind):
+    touch(tmp_path, names)
+    if kind: assert ds.data_kind(tmp_path) == kind
+    else:
+        with pytest.raises(ds.DatasetError, match='not a data set. It must be a CSV file'): ds.data_kind(tmp_path)
+
+
 def test_class_folders_of_ucf101_hold_out_whole_groups(ucf):
     s = ds.from_folder(ucf / 'UCF-101', test_fraction=0.28, seed=1)
     assert not {v.group for v in s.train} & {v.group for v in s.test}
@@ -230,7 +242,7 @@ def test_ut_interaction_by_csv(tmp_path):
 @needs_videos
 def test_check_real_videos():
     some = [DATA / 'ucf101_samples' / 'v_BaseballPitch_g01_c01.avi', DATA / 'ut_interaction' / 'segmented_set1' / '44_8_4.avi']
-    t = ds.check_videos(some, workers=1, progress=False)
+    t = check.check_videos(some, workers=1, progress=False)
     assert t.status.tolist() == ['ok', 'ok'] and t.n_frames.tolist() == [107, 59] and t['size'].tolist() == ['320x240', '308x232']
     assert t.count_mismatch.tolist() == [False, True] and t.header_frames.tolist() == [107, 61]      # the header counts two too many
     if t.decord_inexact.notna().all(): assert t.decord_inexact.tolist() == [False, True]
@@ -254,11 +266,11 @@ def scripted_decord(path, n_frames):
 
 def test_a_crash_or_a_hang_costs_one_file(tmp_path, monkeypatch):
     "The decoder dies on one file, decord hangs on another; the files before and after are examined."
-    monkeypatch.setattr(ds, '_file_report', scripted)
-    monkeypatch.setattr(ds, '_decord_report', scripted_decord)
+    monkeypatch.setattr(check, '_file_report', scripted)
+    monkeypatch.setattr(check, '_decord_report', scripted_decord)
     names = ['a.avi', 'crash.avi', 'late.avi', 'z.avi']
     touch(tmp_path, [f'x/{n}' for n in names])
-    t = ds.check_videos(tmp_path, workers=2, timeout=8, progress=False)
+    t = check.check_videos(tmp_path, workers=2, timeout=8, progress=False)
     assert [os.path.basename(p) for p in t.path] == names
     assert t.status.tolist() == ['ok', 'unreadable', 'ok', 'ok'] and t.n_frames.fillna(-1).tolist() == [7, -1, 7, 7]
     assert 'process' in t.reason[1] and t.reason[2].startswith('decord: ') and '8 s' in t.reason[2]
@@ -269,7 +281,7 @@ def test_check_names_with_special_characters(tmp_path):
     names = ['-_[HD]_#1 (x)!.avi', 'a,b;c&d.avi', "it's \"é\".avi"]
     for n in names: write_video(tmp_path / n, frames(5))
     (tmp_path / 'empty.avi').touch()
-    t = ds.check_videos([*(tmp_path / n for n in names), tmp_path / 'gone.avi', tmp_path / 'empty.avi'], workers=1, progress=False, clip_span=5)
+    t = check.check_videos([*(tmp_path / n for n in names), tmp_path / 'gone.avi', tmp_path / 'empty.avi'], workers=1, progress=False, clip_span=5)
     assert t.path.tolist() == [str(tmp_path / n) for n in [*names, 'gone.avi', 'empty.avi']]
     assert t.status.tolist() == ['ok'] * 3 + ['unreadable'] * 2 and t.n_frames.tolist()[:3] == [5] * 3
     assert not t.short[:3].any() and t.short[3:].isna().all() and t.reason[3] and t.reason[4]
@@ -281,5 +293,5 @@ def test_check_names_with_special_characters(tmp_path):
 def test_check_without_decord(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'decord', None)
     write_video(tmp_path / 'a.avi', frames(3))
-    assert ds._decord_report(tmp_path / 'a.avi', 3) == {'decord_inexact': None}
-    assert ds._table([tmp_path / 'a.avi'], [{'status': 'ok', 'n_frames': 3, 'decord_inexact': None}], 30).decord_inexact.isna().all()
+    assert check._decord_report(tmp_path / 'a.avi', 3) == {'decord_inexact': None}
+    assert check._table([tmp_path / 'a.avi'], [{'status': 'ok', 'n_frames': 3, 'decord_inexact': None}], 30).decord_inexact.isna().all()
