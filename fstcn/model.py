@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATHS', 'SMALL', 'NETWORKS', 'FORMAT', 'InputConfig', 'FstCNConfig', 'TemporalPath', 'register_network',
-           'init_weights', 'FstCN', 'compile_network', 'usable_device', 'CheckpointError', 'write_tensors',
-           'read_tensors', 'TrainedOn', 'save_checkpoint', 'load_checkpoint']
+           'init_weights', 'FstCN', 'compile_network', 'usable_device', 'CheckpointError', 'ForeignFileError',
+           'write_tensors', 'read_tensors', 'TrainedOn', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/08_model.ipynb #06aa549e
 import json
@@ -251,6 +251,9 @@ FORMAT = 2  # version of the file format; 1 did not say which network it holds
 class CheckpointError(Exception):
     "A checkpoint that cannot be used: what, and why."
 
+class ForeignFileError(CheckpointError):
+    "A sound safetensors file that this package has not written: it may hold weights from elsewhere."
+
 def write_tensors(
     path:str|Path, # file to write, `.safetensors`; its folder is made if missing
     tensors:dict[str,Tensor], # what to keep, on any device
@@ -267,7 +270,7 @@ def write_tensors(
 def read_tensors(
     path:str|Path, # file written by write_tensors
 ) -> tuple[dict[str,Tensor],dict]: # the tensors on the CPU, and the head
-    "Read such a file; nothing in it is executed. Raises `CheckpointError` if it is missing, damaged, of another kind, or of a later format."
+    "Read such a file; nothing in it is executed. Raises `CheckpointError` if it is missing, damaged, of another kind (`ForeignFileError`), or of a later format."
     if not Path(path).is_file(): raise CheckpointError(f'{path}: no such file')
     try:
         with safe_open(path, 'pt') as f:
@@ -275,7 +278,7 @@ def read_tensors(
             tensors = {k: f.get_tensor(k) for k in f.keys()} if head else {}
     except (SafetensorError, ValueError, OSError) as e:
         raise CheckpointError(f'{path}: not a readable safetensors file ({e}); give a checkpoint written by `fstcn train`') from e
-    if 'format' not in head: raise CheckpointError(f'{path}: a safetensors file, but not of fstcn; give a checkpoint written by `fstcn train`')
+    if 'format' not in head: raise ForeignFileError(f'{path}: a safetensors file, but not of fstcn; give a checkpoint written by `fstcn train`')
     if head['format'] > FORMAT: raise CheckpointError(f'{path}: format {head["format"]} is newer than this version reads ({FORMAT}); update fstcn')
     return tensors, head
 
