@@ -450,6 +450,12 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
     if not rows: raise DatasetError(f'{path}: no videos listed')
     return rows
 
+
+def _require_files(file: Path, rows: Sequence[dict]) -> None:
+    "`DatasetError` names the videos in the rows of a CSV file that are not there."
+    missing = [r['path'] for r in rows if not os.path.isfile(file.parent / r['path'])]
+    if missing: raise DatasetError(f'{file}: {len(missing)} of {len(rows)} videos do not exist: {name_some(missing)}')
+
 # %% ../nbs/02_datasets.ipynb #20051af9
 def _label_ids(labels: Sequence[str], classes: Sequence[str] | None, where: Path) -> tuple[tuple[str, ...], list[int]]:
     "Class names, and the number of every label: names are sorted, numbers must be 0 to n-1."
@@ -481,8 +487,7 @@ def from_csv(
     empty = [r['path'] for r in rows if not r['label'].strip()]
     if empty: raise DatasetError(f'{path}: {len(empty)} of {len(rows)} videos have an empty label: {name_some(empty)}')
     names, labels = _label_ids([r['label'].strip() for r in rows], classes, path)
-    missing = [r['path'] for r in rows if not os.path.isfile(path.parent / r['path'])]
-    if missing: raise DatasetError(f'{path}: {len(missing)} of {len(rows)} videos do not exist: {name_some(missing)}')
+    _require_files(path, rows)
     groups = [r['group'].strip() or None if 'group' in r else _group(os.path.basename(r['path']), group) for r in rows]
     videos = [Video(path.parent / r['path'], i, g) for r, i, g in zip(rows, labels, groups, strict=True)]
     if 'split' in rows[0]:
@@ -499,8 +504,7 @@ def from_csv(
 def _all_rows(file: Path) -> list[tuple[Path, str]]:
     "Every video of a CSV file, and its class name."
     rows = _read_csv(file)
-    missing = [r['path'] for r in rows if not os.path.isfile(file.parent / r['path'])]
-    if missing: raise DatasetError(f'{file}: {len(missing)} of {len(rows)} videos do not exist: {name_some(missing)}')
+    _require_files(file, rows)
     return [(file.parent / r['path'], r['label'].strip()) for r in rows]
 
 # %% ../nbs/02_datasets.ipynb #f11e5000

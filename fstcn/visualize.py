@@ -25,7 +25,7 @@ from PIL import Image
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from .datasets import Video
+from .datasets import Video, name_some
 from .files import atomic
 from .inference import Recognizer
 from .model import FstCN
@@ -219,7 +219,7 @@ def explain(
     "Show where in a video the evidence for a class is, Sec. 4 and Fig. 5. Raises `VideoError`, `ValueError` for an unknown class."
     model, names, spec = recognizer.model, recognizer.classes, recognizer.model.config.clip
     if target is not None and target not in names:
-        raise ValueError(f'no class {target!r}: choose one of {", ".join(names[:10])}{f" and {len(names) - 10} more" if len(names) > 10 else ""}')
+        raise ValueError(f'no class {target!r}: choose one of {name_some(names)}')
     got = recognizer.predict(video, len(names), return_views=True)
     label = target or got.labels[0]
     n = recognizer.reader.n_frames(video)

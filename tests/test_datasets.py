@@ -16,7 +16,6 @@ from fstcn import datasets as ds
 from fstcn.video import write_video
 
 DATA = Path(__file__).parents[2] / 'shared' / 'data'
-needs_lists = pytest.mark.skipif(not (DATA / 'splits').is_dir(), reason='the official split lists are not here')
 needs_videos = pytest.mark.skipif(not (DATA / 'ut_interaction').is_dir(), reason='the real videos are not here')
 
 
@@ -28,12 +27,18 @@ def touch(root, names):
 def lines(file): return file.read_bytes().decode().split()
 
 
+def with_lists(tmp_path_factory, name, folder):
+    "A new folder with the official lists of a data set in `folder`."
+    if not (DATA / 'splits').is_dir(): pytest.skip('the official split lists are not here')
+    root = tmp_path_factory.mktemp(name)
+    shutil.copytree(DATA / 'splits' / name, root / folder)
+    return root
+
+
 @pytest.fixture(scope='module')
 def ucf(tmp_path_factory):
     "All 13,320 names of UCF-101 as empty files, with the official lists."
-    if not (DATA / 'splits').is_dir(): pytest.skip('the official split lists are not here')
-    root = tmp_path_factory.mktemp('ucf')
-    shutil.copytree(DATA / 'splits' / 'ucf101', root / 'ucfTrainTestlist')
+    root = with_lists(tmp_path_factory, 'ucf101', 'ucfTrainTestlist')
     touch(root / 'UCF-101', [n for n in lines(root / 'ucfTrainTestlist/trainlist01.txt')[::2] + lines(root / 'ucfTrainTestlist/testlist01.txt')])
     return root
 
@@ -41,10 +46,8 @@ def ucf(tmp_path_factory):
 @pytest.fixture(scope='module')
 def hmdb(tmp_path_factory):
     "All 6,766 names of HMDB-51 as empty files, with the official lists."
-    if not (DATA / 'splits').is_dir(): pytest.skip('the official split lists are not here')
-    root = tmp_path_factory.mktemp('hmdb')
-    shutil.copytree(DATA / 'splits' / 'hmdb51', root / 'testTrainMulti_7030_splits')
-    for f in (DATA / 'splits' / 'hmdb51').iterdir():
+    root = with_lists(tmp_path_factory, 'hmdb51', 'testTrainMulti_7030_splits')
+    for f in (root / 'testTrainMulti_7030_splits').iterdir():
         if f.name.endswith('_test_split1.txt'): touch(root, [f'{f.name[:-len("_test_split1.txt")]}/{n}' for n in lines(f)[::2]])
     return root
 
