@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .datasets import Video, ucf101
-from .experiments import environment
+from .records import environment
 from .sampling import ClipPairDataset, ClipSpec, EpochSampler, collate_pairs
 from .synthetic import DEMO_CLASSES, make_synthetic
 from .video import BACKENDS, FrameCache, _import, _memory, probe_video, read_frames, write_video

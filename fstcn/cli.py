@@ -150,11 +150,11 @@ def _beside(data, folder, option):
 
 def _keep_training(out):
     "Raise `ValueError` where an evaluation would replace the record of a training."
+    from fstcn.records import read_lines
     file = out/'record.json'
-    if not file.is_file(): return
-    try: trained = 'train' in json.loads(file.read_text(encoding='utf-8'))
-    except (ValueError, TypeError): raise ValueError(f'{file}: not a record of this package, and would be replaced; choose another --out') from None
-    if trained: raise ValueError(f'{file}: the record of a training, and would be replaced; choose another --out')
+    try: records = read_lines(file)
+    except ValueError as e: raise ValueError(f'{e}; it would be replaced: choose another --out') from None
+    if any('train' in r for r in records): raise ValueError(f'{file}: the record of a training, and would be replaced; choose another --out')
 
 # %% ../nbs/15_cli.ipynb #902b895b
 @app.command()
@@ -195,7 +195,7 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     from fstcn.datasets import load_split
     from fstcn.experiments import run_experiment
     from fstcn.model import FstCNConfig
-    from fstcn.training import TrainConfig, default_epochs, frames_stage
+    from fstcn.training import Beginning, TrainConfig, default_epochs, frames_stage
     if size not in ('small', 'paper'): raise ValueError(f"--size must be 'small' or 'paper', not {size!r}")
     if stage not in ('clips', 'frames'): raise ValueError(f"--stage must be 'clips' or 'frames', not {stage!r}")
     if stage == 'frames' and running['weights'] is None: raise ValueError("--stage frames fine-tunes the last three layers of a network: name it with --weights, an ImageNet file or a checkpoint")
@@ -210,7 +210,7 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     reader = _reader(config, *reading)
     _say(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, {len(videos.classes)} classes')
     record = run_experiment(videos, config, settings, out, f'{data.resolve().name}, split {split}', reader, **running)
-    if running['weights'] is not None: _say(f'began with {record["weights"]}')
+    if record['weights']: _say(f'began with {Beginning(**record["weights"])}')
     nothing = f'none of the {len(videos.test)} test videos could be read' if videos.test else 'no videos to test on'
     _say(_table(record) if 'accuracy' in record else f'{nothing}: nothing was scored')
     if record['data']['unreadable']: _say(f'not looked at, since they cannot be opened: {", ".join(record["data"]["unreadable"])}')
@@ -266,8 +266,9 @@ def evaluate(
     from dataclasses import replace
 
     from fstcn.datasets import checksum
-    from fstcn.experiments import environment, save_scores, score_together, summarize, write_record
+    from fstcn.experiments import save_scores, score_together, summarize
     from fstcn.inference import Recognizer
+    from fstcn.records import environment, write_lines
     if out: _writable(out); _keep_training(out)
     _beside(data, out, '--out')
     recognizer = Recognizer.load(_existing(checkpoint), device, n_clips=clips, dense=dense)
@@ -280,7 +281,7 @@ def evaluate(
     _say(f'{len(test)} of {total} videos scored' + ('' if every else ', the test part') + (f'; {left} left out that the network was trained on or chosen by' if left else ''))
     _say(_table(record))
     if out and _first():
-        write_record(out/'record.json', record)       # first what cannot be drawn again
+        write_lines(out/'record.json', [record])      # first what cannot be drawn again
         save_scores(out, scores)
         typer.echo(f'everything is in {out}; next: fstcn fuse {shlex.quote(str(out/"scores.npz"))}')
 
@@ -321,7 +322,8 @@ def reproduce(
     networks: Annotated[str | None, typer.Option(help="Only these of the tables' networks, such as 'both,tcl'.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training videos. Default: what the recipe says.')] = None,
     work: Annotated[Path, typer.Option(help='Folder for networks, scores and decoded frames.')] = Path('fstcn-work'),
-    results: Annotated[Path, typer.Option(help='Folder for the records.')] = Path('results'),
+    results: Annotated[Path, typer.Option(help='Folder for the records, which are lines of records.jsonl.')] = Path('results'),
+    series: Annotated[str, typer.Option(help="What the trainings are recorded as: 'main', or a name of your own for another recipe. Each has its own tables.")] = 'main',
     dry_run: Annotated[bool, typer.Option('--dry-run', help='Say what would be done, and how long it would take. The embedded data set is written for it.')] = False,
     compile_it: Compile = False,
     workers: Workers = 2,
@@ -330,13 +332,13 @@ def reproduce(
     "Train and score the networks of the paper's tables, and print the tables."
     from fstcn import reproduce as machine
     tables, root = _numbers(table, '--table'), root or (work/'synthetic' if data == 'synthetic' else None)
-    what = dict(data=data, splits=_numbers(splits, '--splits'), seeds=_numbers(seeds, '--seeds'), size=size, networks=networks.split(',') if networks else None)
+    what = dict(data=data, splits=_numbers(splits, '--splits'), seeds=_numbers(seeds, '--seeds'), size=size, networks=networks.split(',') if networks else None, series=series)
     if dry_run:
         jobs = machine.plan_jobs(tables, **what)
         opened = {n: machine.open_data(data, root, n) for n in what['splits']}
         machine.check_records(jobs, tables, opened, results, epochs, weights)
         minutes = {n: machine.estimate_minutes(next(j for j in jobs if j.network == n), opened[jobs[0].split], device, epochs=epochs) for n in dict.fromkeys(j.network for j in jobs)}
-        todo = [j for j in jobs if machine.find_record(j, opened[j.split], results, epochs, weights) is None]
+        todo = [j for j in jobs if machine.find_record(j, results) is None]
         for j in jobs: typer.echo(f'{j.name:<60}' + (f'{minutes[j.network]:8.1f} min' if j in todo else '    done'))
         typer.echo(f'{len(todo)} of {len(jobs)} to do, about {sum(minutes[j.network] for j in todo):.0f} minutes without reading' + (' and stage 2' if weights else ''))
         return
@@ -407,14 +409,14 @@ def fuse(
     as_json: Annotated[bool, typer.Option('--json', help='Print one JSON object instead of a table.')] = False,
 ) -> None:
     "Compare the ways of fusion on scores already computed: a single clip pair, the mean, SCI (Eq. 6-7), the plain maximum."
-    from fstcn.experiments import environment, write_record
     from fstcn.inference import Scores, agreement, compare_fusions
+    from fstcn.records import environment, write_lines
     for file in (scores, against):
         if file and not file.is_file(): raise FileNotFoundError(f'{file}: no such file; `fstcn evaluate DATA --out FOLDER` writes one')
     got = Scores.load(scores)
     table, same = compare_fusions(got), agreement(got, Scores.load(against)) if against else None
     digests = [file_sha256(file)[:12] for file in (scores, against) if file]
-    if record: write_record(record, {'scores': digests, 'videos': len(got.names), 'fusions': table.to_dict('index')} | ({'agreement': same} if same else {}) | environment())
+    if record: write_lines(record, [{'scores': digests, 'videos': len(got.names), 'fusions': table.to_dict('index')} | ({'agreement': same} if same else {}) | environment()])
     if as_json:
         typer.echo(table.to_json(orient='index'))
         return
@@ -457,21 +459,21 @@ def bench(
     what: Annotated[str, typer.Argument(help="'reading': one clip pair against decord and PyAV; 'loading': an epoch, workers and cache; "
                                              "'lrn': normalization against PyTorch's own; 'forward' and 'step': the network and its training against its naive form and torchvision's; "
                                              "'memory': 2,000 training steps; 'video': a whole video against the plain loop over its views.")],
-    record: Annotated[Path | None, typer.Option(help='Also write the record to this file.')] = None,
+    record: Annotated[Path | None, typer.Option(help='Also write the record as a line of this file, in the place of what it says of the same benchmark on the same type of device.')] = None,
     videos: Annotated[Path | None, typer.Option(help="With 'loading': a folder of videos to measure beside those made here.")] = None,
     device: Device = None,
 ) -> None:
     "Measure this machine, rivals side by side, in a few minutes."
     from importlib import import_module
 
-    from fstcn.experiments import write_record
+    from fstcn.records import write_record
     if what not in BENCHMARKS: raise ValueError(f'there is no benchmark {what!r}: choose one of {", ".join(BENCHMARKS)}')
     if videos and what != 'loading': raise ValueError(f"--videos goes with the benchmark 'loading', not with {what!r}")
     module = import_module(f'fstcn.{BENCHMARKS[what]}')
     options = {'device': device} if BENCHMARKS[what] == 'throughput' else {'progress': True} if what == 'reading' else {'own': _videos_in(videos)} if videos else {}
     if what == 'step': options['say'] = lambda line: typer.echo(line, err=True)
     got = getattr(module, f'bench_{what}')(**options)
-    if record: write_record(record, got)
+    if record: write_record(record, got, ('benchmark', 'device_type'))
     typer.echo(json.dumps(got, indent=1))
 
 # %% ../nbs/15_cli.ipynb #f7ff0cb2
@@ -536,12 +538,14 @@ def demo(
     clips: Annotated[int, typer.Option(min=1, help='Videos of each actor and class.')] = 2,
     workers: Workers = 2,
     seed: Annotated[int, typer.Option(min=0, help='Seed of the training; the videos are the same for every seed.')] = 0,
-    record_to: Annotated[Path | None, typer.Option('--record', help='Also write the record to this file.')] = None,
+    record_to: Annotated[Path | None, typer.Option('--record', help='Also write the record as a line of this file, in the place of that of the same seed.')] = None,
 ) -> None:
     "Write a small data set, train on it, recognize actors never seen, in a few minutes on a laptop."
     from fstcn.datasets import ucf101
-    from fstcn.experiments import run_experiment, write_record
+    from fstcn.experiments import run_experiment
     from fstcn.model import FstCNConfig
+    from fstcn.records import write_record
+    from fstcn.reproduce import Job
     from fstcn.synthetic import DEMO_CLASSES, make_synthetic
     from fstcn.training import TrainConfig
     typer.echo(f'1. writing {len(DEMO_CLASSES)*actors*clips} videos of {actors} actors: {", ".join(DEMO_CLASSES)}')
@@ -549,7 +553,7 @@ def demo(
     typer.echo(f'2. training on {len(split.train)} videos, of {len({v.group for v in split.train})} actors')
     config = FstCNConfig.small(len(split.classes))
     record = run_experiment(split, config, TrainConfig.small(epochs=epochs, seed=seed, workers=workers), out, 'demo', _reader(config, out/'cache'), resume=True)
-    if record_to: write_record(record_to, record)
+    if record_to: write_record(record_to, {'kind': 'network', 'job': Job('demo', 'both', 1, seed, series='demo').fields} | record)
     typer.echo(f'3. recognized {len(split.test)} videos of the other actors, {record["n_clips"]} clip pairs x 18 views each')
     typer.echo(_table(record))
     typer.echo(f'everything is in {out}: model.safetensors, record.json, curves.png, confusion.png, scores.npz\ntry next:\n  fstcn predict {shlex.quote(str(split.test[0].path))} --checkpoint {shlex.quote(str(out/"model.safetensors"))}')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'NETWORKS', 'Row', 'open_data', 'settings_for', 'Job', 'plan_jobs', 'estimate_minutes', 'find_record',
-           'check_records', 'run_job', 'fuse_streams', 'pair_networks', 'read_table', 'reproduce']
+           'check_record', 'check_records', 'run_job', 'fuse_streams', 'pair_networks', 'read_table', 'reproduce']
 
 # %% ../nbs/14d_reproduce.ipynb #af88fad8
 import hashlib
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from glob import escape
 from pathlib import Path
 
 import pandas as pd
@@ -24,9 +23,10 @@ from torch import nn
 
 from .baselines import BASELINES, fuse_two_stream, network_cost
 from .datasets import DATA_KINDS, VideoSplit, checksum, load_split, ucf101
-from .experiments import accuracy_by_views, compare_weights, environment, mean_and_std, paired_test, run_experiment, score_together, write_record
+from .experiments import accuracy_by_views, compare_weights, paired_test, run_experiment, score_together
 from .inference import Recognizer, Scores, view_probabilities
 from .model import FstCN, FstCNConfig, read_tensors
+from .records import RECORDS, environment, equal_seeds, mean_and_std, read_lines, read_records, replace_lines, write_record
 from .sampling import Reader, VideoReader
 from .synthetic import CLASSES, make_synthetic
 from .training import FREE, TrainConfig, default_epochs, frames_stage, initialize, make_accelerator, make_optimizer, train_step
@@ -102,11 +102,18 @@ class Job:
     split:int # number of the split
     seed:int # of everything random
     size:str = 'small' # 'small' or 'paper'
+    series:str = 'main' # the trainings that it belongs to: those of another recipe, or made once more, have a name of their own
 
     @property
-    def name(self) -> str: # of its folder and its record
-        "Such as 'synthetic-small-both-split1-seed0'."
-        return f'{Path(self.data).name}-{self.size}-{self.network}-split{self.split}-seed{self.seed}'
+    def name(self) -> str: # of its folder
+        "Such as 'synthetic-small-both-split1-seed0', '-longer' behind it if that is its series."
+        series = '' if self.series == 'main' else f'-{self.series}'
+        return f'{Path(self.data).name}-{self.size}-{self.network}-split{self.split}-seed{self.seed}{series}'
+
+    @property
+    def fields(self) -> dict: # by name
+        "What its records say of it: data by name, wherever they lie."
+        return asdict(self) | {'data': Path(self.data).name}
 
 def _check_tables(tables):
     if set(tables) - {1, 2, 3, 4} or not tables: raise ValueError(f'tables are 1, 2, 3, and 4 for ablations; got {list(tables)}')
@@ -118,14 +125,16 @@ def plan_jobs(
     seeds:Sequence[int]=(0,), # one training each
     size:str='small', # 'small' or 'paper'
     networks:Sequence[str]|None=None, # of those that the tables need, only these; None: all
+    series:str='main', # see Job
 ) -> list[Job]: # seed by seed, so that every row has a first figure early
-    "What has to be trained; Table 1 is of split 1, as in the paper. Raises `ValueError` for another table, another size, a network that the tables do not need, and if nothing is to do."
+    "What has to be trained; Table 1 is of split 1, as in the paper. Raises `ValueError` for another table, another size, a series that is no plain word, a network that the tables do not need, and if nothing is to do."
     _check_tables(tables)
     if size not in ('small', 'paper'): raise ValueError(f"size must be 'small' or 'paper', got {size!r}")
+    if not re.fullmatch(r'[\w-]+', series): raise ValueError(f'a series is named by letters, digits, - and _, not {series!r}')
     names = dict.fromkeys(n for r in ROWS if r.table in tables for n in r.networks)
     if wrong := set(networks or ()) - set(names): raise ValueError(f'tables {list(tables)} need {", ".join(names)}; not {", ".join(sorted(wrong))}')
     everywhere = {n for r in ROWS if r.table in tables and r.table != 1 for n in r.networks}
-    jobs = [Job(data, n, split, seed, size) for seed in seeds for split in splits for n in names if (networks is None or n in networks) and (split == 1 or n in everywhere)]
+    jobs = [Job(data, n, split, seed, size, series) for seed in seeds for split in splits for n in names if (networks is None or n in networks) and (split == 1 or n in everywhere)]
     if not jobs: raise ValueError(f'Table 1 is of split 1, got splits {list(splits)}')
     return jobs
 
@@ -157,10 +166,8 @@ def estimate_minutes(
     return (steps*min(seconds[1:]) + scored*(time.perf_counter() - begun))/60
 
 # %% ../nbs/14d_reproduce.ipynb #842f2805
-def _read(file): return json.loads(Path(file).read_text(encoding='utf-8'))
-
 @cache
-def _digest(weights): return 'nothing' if weights is None else _sha256(fetch_weights(weights))[:12]     # as `initialize` tells it
+def _digest(weights): return _sha256(fetch_weights(weights))[:12]           # as `initialize` tells it
 
 def _weights_for(job, n_classes, weights):
     "The weights that a job begins with, and its network's sizes."
@@ -169,29 +176,34 @@ def _weights_for(job, n_classes, weights):
 
 def find_record(
     job:Job, # what to do
-    split:VideoSplit, # its data
     results:str|Path, # folder of the records
+) -> dict|None: # its record; None: not done yet
+    "What was recorded of a job."
+    found = (r for r in read_lines(Path(results)/RECORDS) if r['kind'] == 'network' and r['job'] == job.fields)
+    return next(found, None)
+
+def check_record(
+    record:dict, # what was recorded
+    job:Job, # of this job
+    split:VideoSplit, # its data
     epochs:int|None=None, # see settings_for
     weights:str|Path|None=None, # see run_job
-) -> dict|None: # its record; None: not done yet
-    "What was recorded of a job. Raises `ValueError` if that is another training than the one that is asked for."
-    file = Path(results)/f'{job.name}.json'
-    if not file.exists(): return None
-    record = _read(file)
+) -> None:
+    "Raises `ValueError` if that is another training than the one that is asked for."
     begun = (record.get('frames') or record)['weights']
     begin, config = _weights_for(job, len(split.classes), weights)
     recipe = asdict(settings_for(split, job.size, job.seed, epochs)) | asdict(config)
-    asked = {'checksum of the videos': checksum(split), 'weights to begin with': _digest(begin), **json.loads(json.dumps({k: v for k, v in recipe.items() if k not in FREE}))}
-    found = {'checksum of the videos': record['data']['checksum'], 'weights to begin with': begun.rpartition('sha256 ')[2], **record['train'], **record['config']}
-    if differ := [f'{k} {found[k]}, asked for is {asked[k]}' for k in asked if k in found and found[k] != asked[k]]:       # what an older record does not have was not there to be set
-        raise ValueError(f'{file} is of another training ({"; ".join(differ)}): move it away, or name other folders (--results and --work)')
-    return record
+    asked = json.loads(json.dumps({k: v for k, v in recipe.items() if k not in FREE}))
+    asked |= {'checksum of the videos': checksum(split), 'weights to begin with': begin and _digest(begin)}
+    found = record['train'] | record['config']
+    found |= {'checksum of the videos': record['data']['checksum'], 'weights to begin with': begun and begun['sha256']}
+    # what an older record does not have was not there to be set
+    differ = [f'{k} {found[k]}, asked for is {v}' for k, v in asked.items() if k in found and found[k] != v]
+    if differ:
+        raise ValueError(f'{RECORDS}: {job.name} is of another training ({"; ".join(differ)}): '
+                         'name another series (--series), or other folders (--results and --work)')
 
 # %% ../nbs/14d_reproduce.ipynb #842f280b
-def _records(results, pattern):
-    "Files of records, without those that were put aside under a longer name."
-    return [p for p in sorted(Path(results).glob(pattern)) if re.search(r'-seed\d+\.json$', p.name)]
-
 def check_records(
     jobs:Sequence[Job], # what to do
     tables:Sequence[int], # whose networks' records are looked at
@@ -203,13 +215,16 @@ def check_records(
     "Raises `ValueError` for a record of another training or for weights of a network with a temporal path, and what `initialize` raises for weights that do not fit."
     if weights is not None:
         n = len(splits[jobs[0].split].classes)
-        told = initialize(FstCN(getattr(FstCNConfig, jobs[0].size)(n, path='scl')), weights)
-        if "path 'both'" in told or "path 'tcl'" in told: raise ValueError(f'{weights}: the stages begin with a network without a temporal path, or ImageNet; this is {told}')
-    names = dict.fromkeys(n for r in ROWS if r.table in tables for n in r.networks)
-    for j in {j.split: j for j in jobs}.values():
-        for n in names:
-            for file in _records(results, f'{escape(replace(j, network=n).name.removesuffix(str(j.seed)))}*.json'):
-                find_record(replace(j, network=n, seed=int(file.stem.rpartition('seed')[2])), splits[j.split], results, epochs, weights)
+        began = initialize(FstCN(getattr(FstCNConfig, jobs[0].size)(n, path='scl')), weights)
+        if began.path in ('both', 'tcl'):
+            raise ValueError(f'{weights}: the stages begin with a network without a temporal path, or ImageNet; this is {began}')
+    names = {n for r in ROWS if r.table in tables for n in r.networks}
+    of_split = {j.split: j for j in jobs}
+    for record in read_lines(Path(results)/RECORDS):
+        network, split, seed = (record['job'][k] for k in ('network', 'split', 'seed'))
+        if record['kind'] != 'network' or network not in names or split not in of_split: continue
+        job = replace(of_split[split], network=network, seed=seed)
+        if job.fields == record['job']: check_record(record, job, splits[split], epochs, weights)
 
 # %% ../nbs/14d_reproduce.ipynb #842f2807
 def _stages_before(job, split, weights, work, settings, options):
@@ -234,9 +249,11 @@ def run_job(
     weights:str|Path|None=None, # what F_STCN begins with, see initialize; None: from scratch
     workers:int|None=None, # processes of each device that read; None: see TrainConfig
     compile:bool=False, # compile the network for training, see compile_network
-) -> dict: # the record, also `results/NAME.json`
-    "Do a job, unless its record is there already. Raises what `find_record` and `run_experiment` raise."
-    if record := find_record(job, split, results, epochs, weights): return record
+) -> dict: # the record, also in the table of `results`
+    "Do a job, unless its record is there already. Raises what `check_record` and `run_experiment` raise."
+    if (done := find_record(job, results)) is not None:
+        check_record(done, job, split, epochs, weights)
+        return done
     out, options = Path(work)/job.name, dict(name=f'{Path(job.data).name}, split {job.split}', reader=reader, device=device, progress=progress, resume=True)
     settings = replace(settings_for(split, job.size, job.seed, epochs), compile=compile)
     if workers is not None: settings = replace(settings, workers=workers)
@@ -249,10 +266,10 @@ def run_job(
         return score_together(Recognizer(model, split.classes, n_clips, device=device), videos, reader, min(settings.workers, 1), progress)
     train, ten = score(split.train, 5) if job.network in _STREAMS else None, score(split.test, 10) if job.network == 'both' else None
     if ten is not None: record |= {'by_views': accuracy_by_views(ten), 'weights_of_fusion': compare_weights(Scores.load(out/'scores.npz'))}
-    record |= {'job': asdict(job), 'minutes': record['minutes'] | ({'frames': before['frames']['minutes']['training']} if before else {})}
+    record |= {'minutes': record['minutes'] | ({'frames': before['frames']['minutes']['training']} if before else {})}
     if PartialState().is_main_process:
         if train is not None: train.save(out/'scores-train.npz')
-        write_record(Path(results)/f'{job.name}.json', record)
+        write_record(Path(results)/RECORDS, {'kind': 'network', 'job': job.fields} | record)
     return record
 
 # %% ../nbs/14d_reproduce.ipynb #00478ef0
@@ -260,40 +277,55 @@ _SAME = 'train', 'weights', 'data', 'accuracy'
 
 def _scores(job, work, results, name='scores.npz'):
     "Scores of a job, None if they are not there or not those of its record."
-    files = Path(results)/f'{job.name}.json', Path(work)/job.name/'record.json', Path(work)/job.name/name
-    if not all(f.exists() for f in files): return None
-    record, theirs = map(_read, files[:2])
-    return Scores.load(files[2]) if all(record[k] == theirs[k] for k in _SAME) else None
+    folder, record = Path(work)/job.name, find_record(job, results)
+    theirs = read_lines(folder/'record.json')
+    if record is None or not theirs or not (folder/name).exists(): return None
+    return Scores.load(folder/name) if all(record[k] == theirs[0][k] for k in _SAME) else None
+
+def _fused(streams, work, results):
+    "Accuracy of both streams together by way of fusion; None where the scores of either are missing."
+    test = [_scores(s, work, results) for s in streams]
+    train = [_scores(s, work, results, 'scores-train.npz') for s in streams]
+    if any(s is None for s in test + train): return None
+    fused = {how: fuse_two_stream(*test, how, tuple(train)).argmax(1) for how in ('average', 'svm')}
+    return {how: (classes == test[0].labels).double().mean().item() for how, classes in fused.items()}
 
 def fuse_streams(
     jobs:Sequence[Job], # jobs that were done
     work:str|Path, # folder of the jobs' folders
     results:str|Path, # folder of the records
 ) -> None:
-    "Write the records of the two-stream network where both of its streams have been scored, whenever that was; a record that is no longer of its streams' is removed."
+    "Write the record of the two-stream network where both of its streams have been scored, whenever that was; a record that is no longer of its streams' is removed."
     for j in {(j.split, j.seed): j for j in jobs}.values():
-        streams = [replace(j, network=n) for n in _STREAMS]
-        parts = {s.name: _read(p) for s in streams if (p := Path(results)/f'{s.name}.json').exists()}
-        of = {name: {k: p[k] for k in _SAME} for name, p in parts.items()}
-        for how in ('average', 'svm'):
-            both = replace(j, network=f'two-stream-{how}')
-            file = Path(results)/f'{both.name}.json'
-            if file.exists() and _read(file)['of'] == of: continue
-            file.unlink(missing_ok=True)
-            test, train = ([_scores(s, work, results, name) for s in streams] for name in ('scores.npz', 'scores-train.npz'))
-            if any(s is None for s in test + train): continue
-            accuracy = (fuse_two_stream(*test, how, tuple(train)).argmax(1) == test[0].labels).double().mean().item()
-            write_record(file, {'job': asdict(both), 'data': parts[streams[0].name]['data'], 'seed': j.seed, 'accuracy': {how: accuracy}, 'parameters': sum(p['parameters'] for p in parts.values()),
-                                'minutes': {k: sum(p['minutes'][k] for p in parts.values()) for k in ('training', 'scoring')}, 'of': of, **environment()})
+        both, streams = replace(j, network='two-stream'), [replace(j, network=n) for n in _STREAMS]
+        parts = {s.network: find_record(s, results) for s in streams}
+        of = {n: r and {k: r[k] for k in _SAME} for n, r in parts.items()}
+        before = find_record(both, results)
+        if before and before['of'] == of: continue
+        new = []
+        if (accuracy := _fused(streams, work, results)) is not None:
+            minutes = {k: sum(r['minutes'][k] for r in parts.values()) for k in ('training', 'scoring')}
+            record = {'kind': 'network', 'job': both.fields, 'data': of[_STREAMS[0]]['data'], 'seed': j.seed}
+            record |= {'accuracy': accuracy, 'parameters': sum(r['parameters'] for r in parts.values()), 'minutes': minutes}
+            new = [record | {'of': of} | environment()]
+        def stale(r, job=both.fields): return r['kind'] == 'network' and r['job'] == job
+        if before or new: replace_lines(Path(results)/RECORDS, stale, new)
 
 # %% ../nbs/14d_reproduce.ipynb #c04d1e02
+def _compare(right, ours, groups):
+    "How often one network alone is right, how often F_STCN alone, and how likely chance is."
+    grouped = None not in groups and len(set(groups)) > 1
+    figures = {'alone_right': int((right & ~ours).sum()), 'fstcn_alone_right': int((ours & ~right).sum())}
+    p = {'p': paired_test(right, ours), 'p_over_groups': paired_test(right, ours, groups) if grouped else None}
+    return figures | {k: v and float(f'{v:.6g}') for k, v in p.items()}
+
 def pair_networks(
     jobs:Sequence[Job], # jobs that were done
     splits:dict[int,VideoSplit], # the data, by number of the split
     work:str|Path, # folder of the jobs' folders
     results:str|Path, # folder of the records
 ) -> None:
-    "Write for each split and seed, of every network that was scored: the videos, by averaging, that it alone has right, those that F_STCN alone has right, and p values of `paired_test`."
+    "Write for each split and seed a record of every network that was scored: how many videos, by averaging, it alone has right, how many F_STCN alone, and p values of `paired_test`."
     for j in {(j.split, j.seed): j for j in jobs}.values():
         scores = {n: s for n in NETWORKS if (s := _scores(replace(j, network=n), work, results)) is not None}
         right = {n: s.fused('average').argmax(-1) == s.labels for n, s in scores.items()}
@@ -301,32 +333,45 @@ def pair_networks(
             pair = [scores[n] for n in _STREAMS]
             right['two-stream'] = fuse_two_stream(*pair, 'average').argmax(-1) == pair[0].labels
         if (ours := right.pop('both', None)) is None or not right: continue
-        file, digest = Path(results)/f'{replace(j, network="paired").name}.json', hashlib.sha256(ours.numpy()).hexdigest()[:12]
-        before = _read(file) if file.exists() else {}
-        known = before['networks'] if before.get('F_STCN right') == digest else {}
         groups = [v.group for v in splits[j.split].test]
-        tests = {'p': None} | ({'p over groups': groups} if None not in groups and len(set(groups)) > 1 else {})
-        found = {n: {'alone right': int((r & ~ours).sum()), 'F_STCN alone right': int((ours & ~r).sum()), **{k: float(f'{paired_test(r, ours, g):.6g}') for k, g in tests.items()}} for n, r in right.items()}
-        if known | found != known: write_record(file, {'job': asdict(replace(j, network='paired')), 'seed': j.seed, 'videos': len(ours), 'groups': len(set(groups)), 'F_STCN right': digest, **environment(), 'networks': known | found})
+        same = {'videos': len(ours), 'groups': len(set(groups)), 'fstcn_right': hashlib.sha256(ours.numpy()).hexdigest()[:12]}
+        def mine(r, j=j): return r['kind'] == 'paired' and r['job'] == replace(j, network=r['job']['network']).fields
+        before = [r for r in read_lines(Path(results)/RECORDS) if mine(r)]
+        known = {r['job']['network']: r for r in before if r['fstcn_right'] == same['fstcn_right']}
+        for n, r in right.items():
+            found = {'kind': 'paired', 'job': replace(j, network=n).fields} | same | _compare(r, ours, groups)
+            if n not in known or not found.items() <= known[n].items(): known[n] = found | environment()
+        if [*known.values()] != before: replace_lines(Path(results)/RECORDS, mine, [*known.values()])
 
 # %% ../nbs/14d_reproduce.ipynb #7b7f832d
+def _row(row, records, size):
+    "What the table says of one row of the paper."
+    network = 'two-stream' if row.networks == _STREAMS else ''.join(row.networks)
+    found, left_out = equal_seeds(records[(records.network == network) & (records.fusion == row.fusion)])
+    shown = {'': row.label, 'here': 'not run' if row.networks else 'quoted'}
+    shown |= dict.fromkeys(('seeds', 'splits', 'parameters', 'GFLOP', 'minutes'), '')
+    if len(found):
+        with torch.device('meta'): models = [NETWORKS[n](int(found.classes.iloc[0]), size) for n in row.networks]
+        seeds, work = found.groupby('seed').accuracy.mean(), sum(network_cost(m)['GFLOP'] for m in models)
+        shown |= {'here': mean_and_std(seeds), 'seeds': len(seeds), 'splits': found.split.nunique(), 'GFLOP': f'{work:.2f}',
+                  'parameters': f'{found.parameters.iloc[0]/1e6:.1f} M', 'minutes': f'{found.minutes.mean():.1f}'}
+    return shown | {'left out': left_out, 'paper, UCF-101': row.ucf101 or '', 'paper, HMDB-51': row.hmdb51 or ''}
+
 def read_table(
     table:int, # 1 to 4, see Row
     data:str, # name of the data
     results:str|Path='results', # folder of the records
     size:str='small', # 'small' or 'paper'
-) -> pd.DataFrame: # a row for each of the paper: here, seeds, parameters, GFLOP of a clip pair, minutes, UCF-101 and HMDB-51 as the paper prints them
-    "A table of the paper from the records of one data set; Table 1 from those of split 1. Raises `ValueError` for another table."
+    series:str='main', # see Job
+) -> pd.DataFrame: # a row for each of the paper
+    """A table of the paper from the records of one data set; Table 1 from those of split 1. Its columns: here, seeds, splits,
+    parameters, GFLOP of a clip pair, minutes, seeds left out (if there are any), UCF-101 and HMDB-51 as the paper prints them.
+    Raises `ValueError` for another table, `FileNotFoundError` where there are no records."""
     _check_tables([table])
-    out = []
-    for r in (r for r in ROWS if r.table == table):
-        network = f'two-stream-{r.fusion}' if r.networks == _STREAMS else r.networks[0] if r.networks else None
-        found = [_read(p) for p in _records(results, f'{escape(data)}-{size}-{network}-split{1 if table == 1 else "*"}-seed*.json')] if network else []
-        seeds = pd.Series([f['accuracy'][r.fusion] for f in found]).groupby([f['seed'] for f in found]).mean() if found else pd.Series(dtype=float)
-        with torch.device('meta'): models = [NETWORKS[n](found[0]['data']['classes'], size) for n in r.networks] if found else []
-        out.append({'': r.label, 'here': mean_and_std(seeds) if found else 'quoted' if not r.networks else 'not run', 'seeds': len(seeds) or '', 'parameters': f'{found[0]["parameters"]/1e6:.1f} M' if found else '',
-                    'GFLOP': f'{sum(network_cost(m)["GFLOP"] for m in models):.2f}' if found else '', 'minutes': f'{sum(sum(f["minutes"].values()) for f in found)/len(found):.1f}' if found else '', 'paper, UCF-101': r.ucf101 or '', 'paper, HMDB-51': r.hmdb51 or ''})
-    return pd.DataFrame(out).set_index('')
+    records = read_records(results, data=data, size=size, series=series)
+    if table == 1: records = records[records.split == 1]
+    out = pd.DataFrame([_row(r, records, size) for r in ROWS if r.table == table]).set_index('')
+    return out if out['left out'].any() else out.drop(columns='left out')
 
 # %% ../nbs/14d_reproduce.ipynb #5e438ecc
 def reproduce(
@@ -346,9 +391,10 @@ def reproduce(
     weights:str|Path|None=None, # what F_STCN begins with, see run_job
     workers:int|None=None, # see run_job
     compile:bool=False, # see run_job
+    series:str='main', # see Job
 ) -> dict[int,pd.DataFrame]: # the tables
     "Train, score and record what the tables need and is not there yet. Raises what data, `check_records` and `run_job` raise."
-    jobs = plan_jobs(tables, data, splits, seeds, size, networks)
+    jobs = plan_jobs(tables, data, splits, seeds, size, networks, series)
     opened = {n: open_data(data, root, n) for n in splits}
     check_records(jobs, tables, opened, results, epochs, weights)
     for i, job in enumerate(jobs):
@@ -361,4 +407,4 @@ def reproduce(
         fuse_streams(jobs, work, results)
         pair_networks(jobs, opened, work, results)
     PartialState().wait_for_everyone()
-    return {t: read_table(t, Path(data).name, results, size) for t in tables}
+    return {t: read_table(t, Path(data).name, results, size, series) for t in tables}

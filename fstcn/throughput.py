@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torchvision.models import video as torchvision_video
 from torchvision.transforms.functional import normalize
 
-from .experiments import environment
 from .export import network_flops
 from .inference import Recognizer
 from .model import FstCN, FstCNConfig, compile_network, usable_device
+from .records import environment
 from .sampling import IMAGENET_MEAN, IMAGENET_STD, VideoReader, crop_views, read_clip_pairs
 from .scl import LocalResponseNorm, scl_sizes
 from .training import TrainConfig, make_optimizer
@@ -314,7 +314,7 @@ def bench_memory(
             'memory_mb': samples, 'growth_mb': _growth(samples), **environment(device)}
 
 # %% ../nbs/14c_throughput.ipynb #252f6bad
-WAYS = ('plain loop', 'naive loop', 'exact', 'dense')
+WAYS = ('plain loop', 'naive loop', 'exact')
 
 def _plain_loop(model, path, n_clips, device, naive=False):
     "One view, one call of the network at a time: probabilities (m,18,n)."
@@ -334,7 +334,7 @@ def _recognize(way, config, path, n_clips, device):
     torch.manual_seed(0)
     model = FstCN(config)
     nn.init.normal_(model.classifier.weight, std=.3)         # the classes of an untrained network hardly differ otherwise
-    recognizer, seconds = Recognizer(model, tuple(map(str, range(config.n_classes))), device=device, dense=way == 'dense'), {}
+    recognizer, seconds = Recognizer(model, tuple(map(str, range(config.n_classes))), device=device), {}
     for m in (1, 1, 1, n_clips, n_clips):                    # the first time does not count, and the better of two does
         recognizer.n_clips, begun = m, time.perf_counter()
         probs = _plain_loop(recognizer.model, path, m, device, way == 'naive loop') if way.endswith('loop') else recognizer.predict(path).views

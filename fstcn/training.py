@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATE', 'FREE', 'LAST_THREE', 'TrainConfig', 'default_epochs', 'make_optimizer', 'BatchPlan', 'TrainingError',
-           'train_step', 'make_accelerator', 'validate', 'write_history', 'train', 'initialize', 'frames_stage']
+           'train_step', 'make_accelerator', 'validate', 'write_history', 'train', 'Beginning', 'initialize',
+           'frames_stage']
 
 # %% ../nbs/11_training.ipynb #112b9eae
 import csv
@@ -458,6 +459,21 @@ def _steps(run, wrapped, plan, data, bar, look):
         bar.update()
         if run.due(): run.save()
 
+# %% ../nbs/11_training.ipynb #2aedb6ac
+@dataclass(frozen=True)
+class Beginning:
+    "What a network began with, see `initialize`."
+    file:str # name of the file
+    sha256:str # the first twelve digits of its SHA-256
+    new:tuple[str,...] # layers that it has nothing for
+    path:str|None = None # of a checkpoint of this package: the paths of its network, 'both', 'scl' or 'tcl'
+    classes:int|None = None # of such a checkpoint: how many
+    imagenet:tuple[str,...] = () # of an ImageNet file: the layers that were taken
+
+    def __str__(self):
+        source = f'{self.classes} classes, path {self.path!r}' if self.path else f'ImageNet: {", ".join(self.imagenet)}'
+        return f'{self.file} ({source}); new: {", ".join(self.new) or "nothing"}; sha256 {self.sha256}'
+
 # %% ../nbs/11_training.ipynb #2aedb6ad
 def _adopt(model, source, same_classes):
     "Copy a network's weights into `model`; names of the layers that stay new. Raises `CheckpointError` where others do not fit."
@@ -475,10 +491,10 @@ def initialize(
     model:FstCN, # freshly made network, changed in place
     weights:str|Path, # a checkpoint of this package, or an ImageNet file: its path or URL, see fetch_weights
     classes:Sequence[str]=(), # class names of `model`; where they are the checkpoint's, its classifier is kept
-) -> str: # one line: what was taken, and what is new
-    "Begin with known weights, Sec. 2.3. The line ends with the first digits of the file's SHA-256. Raises `CheckpointError` or `WeightsError` where they do not fit."
+) -> Beginning: # what was taken, and what is new
+    "Begin with known weights, Sec. 2.3. Raises `CheckpointError` or `WeightsError` where they do not fit."
     path = fetch_weights(weights)
-    digest = f'; sha256 {_sha256(path)[:12]}'
+    digest = _sha256(path)[:12]
     if path.suffix == '.safetensors':
         try: source, theirs, _ = load_checkpoint(path)
         except CheckpointError as e:
@@ -488,9 +504,9 @@ def initialize(
             try: new = _adopt(model, source, tuple(classes) == theirs)
             except CheckpointError as e: raise CheckpointError(f'{path}: {e}') from None
             model.trained_on = source.trained_on
-            return f'{path.name} ({len(theirs)} classes, path {source.config.path!r}); new: {", ".join(new) or "nothing"}' + digest
+            return Beginning(path.name, digest, tuple(new), source.config.path, len(theirs))
     report = load_imagenet(model, path)
-    return f'{path.name} (ImageNet: {", ".join(report.loaded)}); new: {", ".join(report.skipped)}' + digest
+    return Beginning(path.name, digest, tuple(report.skipped), imagenet=report.loaded)
 
 # %% ../nbs/11_training.ipynb #a7d97562
 LAST_THREE = ('spatial.fc.fc6', 'spatial.fc.fc7', 'classifier')  # what stage 2 fine-tunes, Sec. 2.3
