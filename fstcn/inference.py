@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'view_positions', 'view_probabilities', 'Prediction', 'frame_files', 'FrameFolder', 'Recognizer',
-           'Outcome', 'predict_many', 'Scores', 'score_videos', 'compare_fusions', 'agreement', 'Timeline', 'timeline']
+           'Outcome', 'predict_many', 'Scores', 'score_videos', 'compare_fusions', 'Timeline', 'timeline']
 
 # %% ../nbs/10_inference.ipynb #67a5395b
 import csv
@@ -108,31 +108,13 @@ def _view_maps(path, x, positions, size):
     "The last maps of a path for every view, from whole frames (b,3,h,w): (b*k,c,h',w'). Exact."
     return path.pool(path.after_pool1(_pool1_views(path.scl, x, positions, size)))
 
-# %% ../nbs/10_inference.ipynb #9cb5e97f
-def _dense_maps(path, x, positions, size):
-    "The last maps of a path for every view, cut from those of the whole frame within 8 pixels of its place: (b*k,c,h',w')."
-    scl, n, cuts, views = path.scl, scl_sizes(size)['conv4'], {}, {}
-    def place(start, length):                                           # where a pass begins, and which of its maps' rows or columns is the view's first
-        i = min(round(start/16), scl_sizes(length)['conv4'] - n)
-        return (0, i) if abs(start - 16*i) <= 8 else (start, 0)
-    for k, (top, left, mirrored) in enumerate(positions):
-        if mirrored: left = x.shape[-1] - size - left
-        (y, i), (z, j) = place(top, x.shape[-2]), place(left, x.shape[-1])
-        cuts.setdefault((y, z), []).append((k, mirrored, i, j))
-    for (y, z), members in cuts.items():
-        sides = sorted({mirrored for _, mirrored, *_ in members})
-        frames = _channels_last(torch.cat([(x.flip(-1) if mirrored else x)[..., y:, z:] for mirrored in sides]))
-        pool1 = torch.cat([scl.pool(scl.norm(scl.conv1(frame).relu_())) for frame in frames.split(1)])   # large maps, one frame at a time
-        maps = dict(zip(sides, path.after_pool1(pool1).split(len(x)), strict=True))
-        views |= {k: path.pool(maps[mirrored][..., i:i+n, j:j+n]) for k, mirrored, i, j in members}
-    return torch.stack([views[k] for k in range(len(positions))], 1).flatten(0, 1)
-
 # %% ../nbs/10_inference.ipynb #e1574e8c
 class _SharedViews:
     "Logits of every view of clip pairs by an `FstCN`, each distinct frame and each distinct difference once."
-    def __init__(self, model, positions, dense):
-        self.model, self.positions, self.known, self.maps = model, positions, {}, _dense_maps if dense else _view_maps
-        self.per_pass = 8 if dense else max(1, (18 if next(model.parameters()).device.type == 'cpu' else 144)//len(positions))     # pictures
+    def __init__(self, model, positions):
+        self.model, self.positions, self.known = model, positions, {}
+        on_cpu = next(model.parameters()).device.type == 'cpu'
+        self.per_pass = max(1, (18 if on_cpu else 144)//len(positions))     # pictures
         shared = [relu_conv(layer) for layer in (model.scl.conv2, model.scl.conv3, model.scl.conv4)]
         branches = [name for name in ('spatial', 'temporal') if hasattr(model, name)]
         self.paths = {name: _Path(model.scl, *shared, relu_conv(getattr(model, name).conv5), getattr(model, name).pool) for name in branches}
@@ -166,27 +148,26 @@ class _SharedViews:
         pairs = pairs[:, :, None].to(like.device)                       # clip pairs of one frame each
         rgb, diff = model.prepare(pairs, torch.zeros(len(pairs), dtype=torch.long, device=like.device))
         x = (rgb if name == 'spatial' else diff[:, 0]).to(like.dtype)
-        return self.maps(self.paths[name], x, self.positions, model.config.crop_size)
+        return _view_maps(self.paths[name], x, self.positions, model.config.crop_size)
 
 # %% ../nbs/10_inference.ipynb #334e9247
-def _scorer(model, height, width, batch_size, dense, views):
+def _scorer(model, height, width, batch_size, views):
     "What makes logits (m,k,n) of clip pairs: the shared way for the paper's network, else the loop."
     positions = view_positions(height, width, model.config.crop_size)
     if views is not None:
         if not len(views) or not all(0 <= v < len(positions) for v in views): raise ValueError(f'views must name some of 18 by numbers from 0 to 17, got {views}')
         positions = [positions[v] for v in views]
     if type(model) is FstCN and model.config.difference == 'absolute':
-        return _SharedViews(model, positions, dense)
-    if dense: raise ValueError(f'dense inference knows the layers of FstCN, not those of {type(model).__name__}')
+        return _SharedViews(model, positions)
     return partial(_loop, model, positions=positions, batch_size=batch_size)
 
 @torch.inference_mode()
-def _score_chunks(model, chunks, batch_size=12, dense=False, views=None):
+def _score_chunks(model, chunks, batch_size=12, views=None):
     "Probabilities (m,k,n) on the CPU of one chunk of clip pairs after another."
     if model.training: raise ValueError('the network is in training mode, where dropout is active: call model.eval()')
     score = None
     for pairs in chunks:
-        if score is None: score = _scorer(model, *pairs.shape[3:5], batch_size, dense, views)
+        if score is None: score = _scorer(model, *pairs.shape[3:5], batch_size, views)
         for some in pairs.split(8):                                     # 8 x 18 rows for the fully connected layers
             logits = score(some)
             yield (logits.float() if logits.dtype.itemsize < 4 else logits).softmax(-1).cpu()
@@ -196,12 +177,11 @@ def view_probabilities(
     model:nn.Module, # network in evaluation mode: an FstCN, or another with `config`, `prepare` and `forward`
     pairs:Tensor, # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3)
     batch_size:int=12, # clips that pass a network other than FstCN at once
-    dense:bool=False, # cut views from the maps of the whole frame: faster, close, not equal; FstCN only
     views:Sequence[int]|None=None, # numbers of the views wanted, such as (4,) for the centre; None: all 18
 ) -> Tensor: # probabilities (m,k,n) on the CPU, float32 or the network's own double; views in the order of crop_views
     "Class probabilities of every view of every clip pair, Sec. 2.4 and Fig. 3. Raises `ValueError` if there are no clip pairs, frames are smaller than the crop, or the network is in training mode."
     if not len(pairs): raise ValueError('there are no clip pairs to look at')
-    return torch.cat(list(_score_chunks(model, [pairs], batch_size, dense, views)))
+    return torch.cat(list(_score_chunks(model, [pairs], batch_size, views)))
 
 # %% ../nbs/10_inference.ipynb #23ca99fb
 @dataclass(frozen=True)
@@ -321,12 +301,11 @@ class Recognizer:
         fusion:str='sci', # 'sci', 'average' or 'single' (drawn with a fixed seed), see `fstcn.fusion.FUSIONS`
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
         guard:Guard|None=None, # child processes to decode unknown files in, under a time limit
-        dense:bool=False, # cut views from the maps of the whole frame: faster, close, not equal; FstCN only
     ):
         _check_recognizer(model, classes, n_clips, fusion)
         self.device = usable_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
-        self.classes, self.n_clips, self.fusion, self.dense, self.info = tuple(classes), n_clips, fusion, dense, {}
+        self.classes, self.n_clips, self.fusion, self.info = tuple(classes), n_clips, fusion, {}
         self.reader = VideoReader(model.config.short_side, guard=guard)
 
     @classmethod
@@ -362,7 +341,7 @@ def _reader_of(recognizer, video):
 def _predict(recognizer, starts, warning, chunks, top_k=5, return_views=True, progress=False):
     "The `Prediction` from the clip pairs that start at `starts`."
     first = next(chunks)
-    scored = _score_chunks(recognizer.model, chain([first], chunks), dense=recognizer.dense)
+    scored = _score_chunks(recognizer.model, chain([first], chunks))
     views = torch.cat(list(tqdm(scored, 'recognizing', -(-len(starts)//8), unit='8 clip pairs', disable=None if progress else True, leave=False)))
     score = _fused(recognizer.fusion, views)
     probs, order = (score/score.sum()).sort(descending=True)
@@ -378,7 +357,7 @@ def _network(recognizer, top_k):
     for name, x in r.model.state_dict().items():
         sha.update(name.encode())
         sha.update(x.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return f'{sha.hexdigest()[:12]} clips={r.n_clips} fusion={r.fusion} dense={r.dense} top={top_k}'
+    return f'{sha.hexdigest()[:12]} clips={r.n_clips} fusion={r.fusion} top={top_k}'
 
 def _read_rows(path, columns, network):
     "The whole rows of a table of results, CSV if it has columns, and whether a torn one follows. Raises `ValueError` for anything else."
@@ -548,7 +527,7 @@ def score_videos(
     if not len(videos): raise ValueError('there are no videos to score')
     probs, starts = [], []
     for item in tqdm(_watched(plan, workers, timeout, lambda n: videos[n].path), 'scoring', len(plan), unit='video', disable=None if progress else True, leave=False):
-        probs.append(view_probabilities(recognizer.model, item['pairs'], dense=recognizer.dense))
+        probs.append(view_probabilities(recognizer.model, item['pairs']))
         starts.append(torch.as_tensor(item['starts']))
     return Scores(torch.stack(probs), torch.tensor([v.label for v in videos]), tuple(Path(v.path).name for v in videos), recognizer.classes, torch.stack(starts))
 
@@ -578,17 +557,6 @@ def compare_fusions(
         by_class = [hit[scores.labels == c].double().mean() for c in scores.labels.unique()]
         rows[name] = {'accuracy': hit.double().mean().item(), 'top5_accuracy': top5.double().mean().item(), 'mean_class_accuracy': torch.stack(by_class).mean().item()}
     return pd.DataFrame.from_dict(rows, orient='index')
-
-# %% ../nbs/10_inference.ipynb #8bf0c296
-def agreement(
-    scores:Scores, # every view of every test video
-    other:Scores, # the same videos and views, scored in another way
-) -> dict[str,float]: # shares in [0,1] for which both name the same class: of 'views', of the first, the upper left 'corner', and of videos fused by 'single', 'average', 'sci'
-    "How often two ways of scoring name the same class. Raises `ValueError` for scores of other videos, views or classes."
-    if (scores.names, scores.classes, scores.probs.shape) != (other.names, other.classes, other.probs.shape):
-        raise ValueError(f'scores of {len(scores.names)} videos in {tuple(scores.probs.shape[1:])} cannot be compared with those of {len(other.names)} in {tuple(other.probs.shape[1:])}: videos, classes and views must be the same')
-    both = {'views': (scores.probs, other.probs), 'corner': (scores.probs[:, :, 0], other.probs[:, :, 0])} | {f: (scores.fused(f), other.fused(f)) for f in ('single', 'average', 'sci')}
-    return {k: (a.argmax(-1) == b.argmax(-1)).double().mean().item() for k, (a, b) in both.items()}
 
 # %% ../nbs/10_inference.ipynb #d10b77a4
 def _pictures(video, damage):
@@ -700,7 +668,7 @@ def timeline(
         for item in _watched(stream, int(on_disk), timeout, lambda n: video):
             if 'pairs' in item: yield item['pairs']
             else: end.update(item)
-    scored = tqdm(_score_chunks(recognizer.model, chunks(), dense=recognizer.dense, views=views), 'recognizing', unit='4 clip pairs', disable=None if progress else True, leave=False)
+    scored = tqdm(_score_chunks(recognizer.model, chunks(), views=views), 'recognizing', unit='4 clip pairs', disable=None if progress else True, leave=False)
     probs = torch.cat([fuse_sci(p[:, None]) for p in scored])                     # Eq. 6; the maximum of Eq. 7 is over one
     probs = probs/probs.sum(-1, keepdim=True)
     seconds, rate = end['seconds'], end['fps']
