@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'view_positions', 'plain_loop', 'view_probabilities', 'Prediction', 'frame_files', 'FrameFolder',
-           'Recognizer', 'Outcome', 'predict_many', 'Scores', 'score_videos', 'compare_fusions', 'Timeline', 'timeline']
+           'Recognizer', 'Outcome', 'predict_many', 'accuracies', 'confusion_counts', 'Scores', 'score_videos',
+           'compare_fusions', 'Timeline', 'timeline']
 
 # %% ../nbs/10_inference.ipynb #67a5395b
 import csv
@@ -471,6 +472,34 @@ def predict_many(
         finally: pool.shutdown(cancel_futures=True)
         return lines.done
 
+# %% ../nbs/10_inference.ipynb #5a7c1e01
+def accuracies(
+    scores:Tensor, # a score of each class (videos,n), of which the largest is the answer
+    labels:Tensor, # true class ids (videos,), int64
+) -> dict[str,float]: # in [0,1]: accuracy, top5_accuracy, and mean_class_accuracy over the classes that occur
+    "How often scores name the right class, by scikit-learn; among the first five of five classes or fewer it always is."
+    from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
+    truth, answers, n_classes = labels.numpy(), scores.argmax(-1).numpy(), scores.shape[-1]
+    top5 = 1.
+    if n_classes > 5:
+        finite = scores.nan_to_num().numpy()                  # that a training diverges is for the training to say
+        top5 = top_k_accuracy_score(truth, finite, k=5, labels=range(n_classes))
+    by_class = recall_score(truth, answers, labels=np.unique(truth), average='macro')
+    return {
+        'accuracy': float(accuracy_score(truth, answers)),
+        'top5_accuracy': float(top5),
+        'mean_class_accuracy': float(by_class),
+    }
+
+def confusion_counts(
+    answers:Tensor, # predicted class ids (videos,)
+    labels:Tensor, # true class ids (videos,)
+    n_classes:int, # number of classes
+) -> Tensor: # videos (n,n): true class by predicted class, int64
+    "Confusion matrix, by scikit-learn."
+    from sklearn.metrics import confusion_matrix
+    return torch.from_numpy(confusion_matrix(labels.numpy(), answers.numpy(), labels=range(n_classes)))
+
 # %% ../nbs/10_inference.ipynb #a77c33c8
 @dataclass(frozen=True)
 class Scores:
@@ -510,13 +539,13 @@ class Scores:
         fusion:str='sci', # 'sci', 'average' or 'single'
     ) -> float: # share of videos recognized, in [0,1]
         "Video-level accuracy, the measure of Tables 1-3."
-        return (self.predictions(fusion) == self.labels).double().mean().item()
+        return accuracies(self.fused(fusion), self.labels)['accuracy']
 
     def confusion(self,
         fusion:str='sci', # 'sci', 'average' or 'single'
     ) -> Tensor: # counts (n,n): true class by predicted class
         "Confusion matrix."
-        return torch.bincount(self.labels*len(self.classes) + self.predictions(fusion), minlength=len(self.classes)**2).view(-1, len(self.classes))
+        return confusion_counts(self.predictions(fusion), self.labels, len(self.classes))
 
 # %% ../nbs/10_inference.ipynb #c5543c02
 def _read_scores(path):
@@ -565,12 +594,7 @@ def compare_fusions(
 ) -> pd.DataFrame: # a row for each fusion: accuracy, top-5 accuracy, mean accuracy of the classes, in [0,1]
     "What each fusion makes of the same scores, Table 2."
     fused = {f: scores.fused(f) for f in ('single', 'average', 'sci')} | {'maximum': scores.probs.amax((1, 2))}
-    rows = {}
-    for name, score in fused.items():
-        hit = score.argmax(-1) == scores.labels
-        top5 = (score.topk(min(5, score.shape[-1])).indices == scores.labels[:, None]).any(-1)
-        by_class = [hit[scores.labels == c].double().mean() for c in scores.labels.unique()]
-        rows[name] = {'accuracy': hit.double().mean().item(), 'top5_accuracy': top5.double().mean().item(), 'mean_class_accuracy': torch.stack(by_class).mean().item()}
+    rows = {name: accuracies(score, scores.labels) for name, score in fused.items()}
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../nbs/10_inference.ipynb #d10b77a4
