@@ -366,7 +366,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help='How many classes to name.')] = 5,
     clips: Clips = 5,
     fusion: Annotated[str, typer.Option(help="'sci', 'average' or 'single'.")] = 'sci',
-    output: Annotated[Path | None, typer.Option('--output', '-o', help='Write a line for each video to this .csv or .jsonl file, skipping those it holds results of; needed for more than one.')] = None,
+    output: Annotated[Path | None, typer.Option('--output', '-o', help='Write a line for each video to this .jsonl file, a JSON object each, skipping those it holds results of; needed for more than one.')] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print one JSON object instead of a table.')] = False,
     workers: Workers = 2,
     timeout: Timeout = 60,
@@ -375,9 +375,9 @@ def predict(
     "Recognize the action in a video: the most probable classes. With --output, in many; exit status 1 if any is unreadable."
     from fstcn.inference import Recognizer, predict_many
     from fstcn.video import Guard
-    if as_json and output: raise ValueError(f'--json prints the result, --output writes it to {output}: drop one of them; a file named .jsonl holds JSON')
+    if as_json and output: raise ValueError(f'--json prints the result, --output writes it to {output}: drop one of them; the file holds JSON, too')
     found = [v for path in videos for v in _videos_in(path)]
-    if output is None and len(found) > 1: raise ValueError(f'{len(found)} videos: name a file for the results, --output FILE.csv or FILE.jsonl')
+    if output is None and len(found) > 1: raise ValueError(f'{len(found)} videos: name a file for the results, --output FILE.jsonl')
     with Guard(timeout) as guard:
         recognizer = Recognizer.load(_existing(checkpoint), device, n_clips=clips, fusion=fusion, guard=guard)
         if output is None: got = recognizer.predict(found[0], top, return_views=False, progress=True)

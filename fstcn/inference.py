@@ -8,9 +8,7 @@ __all__ = ['IMAGE_SUFFIXES', 'view_positions', 'plain_loop', 'view_probabilities
            'compare_fusions', 'Timeline', 'timeline']
 
 # %% ../nbs/10_inference.ipynb #67a5395b
-import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -375,23 +373,24 @@ def _network(recognizer, top_k):
         sha.update(x.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return f'{sha.hexdigest()[:12]} clips={r.n_clips} fusion={r.fusion} top={top_k}'
 
-def _read_rows(path, columns, network):
-    "The whole rows of a table of results, CSV if it has columns, and whether a torn one follows. Raises `ValueError` for anything else."
+def _read_rows(path, network):
+    "The whole lines of a file of results, and whether a torn one follows. Raises `ValueError` for anything else."
     def refusal(why): return ValueError(f'{path}: holds {why}; name another file, or remove it')
-    data, begin, fits = path.read_bytes(), (','.join(columns) if columns else '{"video": ').encode(), True
-    whole = data[:data.rfind(b'\n') + 1]
-    try:
-        text = io.StringIO(whole.decode('utf-8'), newline='')
-        if columns:
-            table = csv.DictReader(text)
-            rows, fits = list(table), table.fieldnames in (None, columns)
-        else: rows = [json.loads(line) for line in text]
-        found = {(r['video'], r['error'], r.get('network')) for r in rows}
-    except (ValueError, KeyError, TypeError, csv.Error) as e: raise refusal(f'something else than such results ({e})') from e
-    for *_, other in found:
-        if other != network: raise refusal(f'results of another network or other settings ({other or "of which, it does not say"}; now {network})')
-    if not fits or not whole and not begin.startswith(data[:len(begin)]) or any(None in r for r in rows): raise refusal('something else than such results (other columns)')
-    return rows, len(whole) < len(data)
+    data = path.read_bytes()
+    end = data.rfind(b'\n') + 1
+    whole, torn = data[:end], data[end:]
+    try: rows = [json.loads(line) for line in whole.splitlines()]
+    except ValueError as e: raise refusal(f'something else than such results ({e})') from e
+    for row in rows:
+        if not isinstance(row, dict) or not {'video', 'error'} <= row.keys():
+            raise refusal('something else than such results')
+        if row.get('network') != network:
+            other = row.get('network', 'of which, it does not say')
+            raise refusal(f'results of another network or other settings ({other}; now {network})')
+    begin = b'{"video": '
+    if not rows and torn[:len(begin)] != begin[:len(torn)]:
+        raise refusal('something else than such results')
+    return rows, len(torn) > 0
 
 # %% ../nbs/10_inference.ipynb #d41c7e08
 @dataclass(frozen=True)
@@ -405,46 +404,57 @@ def _bytes(video):
     "Size of a file; 0 of a folder, and of what is not there."
     return os.path.getsize(video) if os.path.isfile(video) else 0
 
+def _not_jsonl(path):
+    "What to do where the results are wanted in another form."
+    lines, table = path.with_suffix('.jsonl').name, path.with_suffix('.csv').name
+    convert = f"pandas.read_json('{lines}', lines=True).explode(['labels', 'probs']).to_csv('{table}')"
+    return (f'{path}: results go to a file that ends in .jsonl, a JSON object a line; '
+            f'to make a table of it afterwards: python -c "import pandas; {convert}"')
+
+def _out_of_date(row):
+    "Whether a video must be looked at again: it could not be read, or its file has another size now."
+    return bool(row['error']) or _bytes(row['video']) not in (0, row.get('bytes'))
+
+# %% ../nbs/10_inference.ipynb #d41c7f02
 class _Lines:
-    "A table of results that grows by a line a video: CSV or JSON lines, by the name of the file. Lines of `videos` that are out of date are taken out."
-    def __init__(self, path, top_k, network, videos):
-        self.path, self.as_csv, self.network = Path(path), Path(path).suffix.lower() == '.csv', network
-        if self.path.suffix.lower() not in ('.csv', '.jsonl'): raise ValueError(f'{path}: results go to a file that ends in .csv or .jsonl')
-        self.columns = ['video', 'error', 'warning', 'network', 'bytes', *(f'{what}{i}' for i in range(1, top_k+1) for what in ('label', 'prob'))]
-        rows, torn = _read_rows(self.path, self.columns if self.as_csv else None, network) if self.path.exists() else ([], False)
-        again = {r['video'] for r in rows if r['video'] in videos and (r['error'] or str(_bytes(r['video'])) not in ('0', str(r.get('bytes'))))}
-        self.rows, self.changed = [r for r in rows if r['video'] not in again], torn or len(again) > 0
-        self.done = {r['video']: Outcome(r['error'] or '', r.get('warning') or '', new=False) for r in self.rows}
+    "A file of results that grows by a JSON object a line. Lines of `videos` that are out of date are taken out."
+    def __init__(self, path, network, videos):
+        self.path, self.network = Path(path), network
+        if self.path.suffix.lower() != '.jsonl': raise ValueError(_not_jsonl(self.path))
+        rows, torn = _read_rows(self.path, network) if self.path.exists() else ([], False)
+        again = {row['video'] for row in rows if row['video'] in videos and _out_of_date(row)}
+        self.rows = [row for row in rows if row['video'] not in again]
+        self.changed = torn or len(again) > 0
+        self.done = {}
+        for row in self.rows:
+            self.done[row['video']] = Outcome(row['error'] or '', row.get('warning') or '', new=False)
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.resolve()
         if self.changed:
-            with open(part := file.with_name(f'{file.name}.part'), 'w', newline='', encoding='utf-8') as f: self._write(f, self.rows)
+            part = file.with_name(f'{file.name}.part')
+            part.write_text(''.join(json.dumps(row) + '\n' for row in self.rows), encoding='utf-8', newline='\n')
             os.replace(part, file)
-        self.file = open(file, 'a', newline='', encoding='utf-8')
-        self._write(self.file, ())
+        self.file = open(file, 'a', encoding='utf-8', newline='\n')
         return self
 
     def __exit__(self, *_): self.file.close()
 
-    def _write(self, file, rows):
-        table = csv.DictWriter(file, self.columns, lineterminator='\n') if self.as_csv else None
-        if table and not file.tell(): table.writeheader()
-        for row in rows: table.writerow(row) if table else file.write(json.dumps(row) + '\n')
-        file.flush()
-
-    def add(self, video, labels=(), probs=(), size=0, **what):
-        self.done[video] = Outcome(**what)
-        row = {'video': video, 'error': None, 'warning': None} | {k: v for k, v in what.items() if v} | {'network': self.network, 'bytes': size or None}
-        flat = zip(self.columns[5:], chain(*zip(labels, (f'{p:.6g}' for p in probs), strict=True)), strict=False)
-        self._write(self.file, [row | (dict(flat) if self.as_csv else {'labels': labels, 'probs': probs})])
+    def add(self, video, outcome, size=0, labels=(), probs=()):
+        self.done[video] = outcome
+        row = {
+            'video': video, 'error': outcome.error or None, 'warning': outcome.warning or None,
+            'network': self.network, 'bytes': size or None, 'labels': labels, 'probs': probs,
+        }
+        self.file.write(json.dumps(row) + '\n')
+        self.file.flush()
 
 # %% ../nbs/10_inference.ipynb #a4c22f80
 def predict_many(
     recognizer:Recognizer, # network, class names, number of clip pairs, fusion
     videos:Iterable[str|Path], # video files and folders of frames
-    out:str|Path, # file of results, `.csv` or `.jsonl`; videos that it holds are skipped, but for unreadable ones and files of another size than then
+    out:str|Path, # file of results, `.jsonl`; videos that it holds are skipped, but for unreadable ones and files of another size than then
     top_k:int=5, # how many classes to name
     workers:int=2, # child processes that decode ahead
     timeout:float=60., # seconds after which decoding is ended
@@ -453,7 +463,7 @@ def predict_many(
     "Recognize many videos into a file, a line each, going on where an earlier call stopped. Raises `ValueError` for a file that holds something else, or results of another network or other settings."
     if top_k < 1 or workers < 1: raise ValueError(f'top_k and workers must be at least 1, got {top_k} and {workers}')
     videos, top_k = dict.fromkeys(map(str, videos)), min(top_k, len(recognizer.classes))
-    with _Lines(out, top_k, _network(recognizer, top_k), videos) as lines, Guard(timeout) as guard, ThreadPoolExecutor(workers) as pool:
+    with _Lines(out, _network(recognizer, top_k), videos) as lines, Guard(timeout) as guard, ThreadPoolExecutor(workers) as pool:
         todo, guarded = [v for v in videos if v not in lines.done], replace(recognizer.reader, guard=guard)
         def read(video):
             size, reader = _bytes(video), FrameFolder(guarded.short_side, guard) if Path(video).is_dir() else guarded     # the size before: a file may still grow
@@ -465,10 +475,10 @@ def predict_many(
                 video, future = ahead.popleft()
                 if i + workers + 1 < len(todo): ahead.append((todo[i + workers + 1], pool.submit(read, todo[i + workers + 1])))
                 try: size, starts, warning, chunks = future.result()
-                except VideoError as e: lines.add(video, error=e.reason if str(e.path) == video else str(e))
+                except VideoError as e: lines.add(video, Outcome(e.reason if str(e.path) == video else str(e)))
                 else:
                     got = _predict(recognizer, starts, warning, iter(chunks), top_k, return_views=False)
-                    lines.add(video, got.labels, got.probs, size, warning=warning)
+                    lines.add(video, Outcome('', warning), size, got.labels, got.probs)
         finally: pool.shutdown(cancel_futures=True)
         return lines.done
 
