@@ -69,8 +69,8 @@ def _say(text):
 
 def _table(record):
     "The accuracies of a record, as the lines of Table 2."
-    names = {'single': 'single random clip', 'average': 'averaging fusion', 'sci': 'SCI fusion'}
-    lines = [f'{names[k]:<22}{100*v:6.1f} %' for k, v in record['accuracy'].items()]
+    from fstcn.fusion import FUSIONS
+    lines = [f'{FUSIONS[k].title:<22}{100*v:6.1f} %' for k, v in record['accuracy'].items()]
     lines += [f'{"(chance)":<22}{100/record["data"]["classes"]:6.1f} %']
     return '\n'.join(lines)
 
@@ -259,7 +259,7 @@ def evaluate(
     workers: Workers = 1,
     device: Device = None,
 ) -> None:
-    "Score the test part of a data set, or all of it: every view of every video, fused in three ways."
+    "Score the test part of a data set, or all of it: every view of every video, fused in each way."
     from dataclasses import replace
 
     from fstcn.datasets import checksum
@@ -365,7 +365,7 @@ def predict(
     checkpoint: Checkpoint = DEMO/'model.safetensors',
     top: Annotated[int, typer.Option(min=1, help='How many classes to name.')] = 5,
     clips: Clips = 5,
-    fusion: Annotated[str, typer.Option(help="'sci', 'average' or 'single'.")] = 'sci',
+    fusion: Annotated[str, typer.Option(help="How the scores of the views become one, such as 'sci' or 'average'.")] = 'sci',
     output: Annotated[Path | None, typer.Option('--output', '-o', help='Write a line for each video to this .jsonl file, a JSON object each, skipping those it holds results of; needed for more than one.')] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print one JSON object instead of a table.')] = False,
     workers: Workers = 2,
@@ -403,6 +403,7 @@ def fuse(
     as_json: Annotated[bool, typer.Option('--json', help='Print one JSON object instead of a table.')] = False,
 ) -> None:
     "Compare the ways of fusion on scores already computed: a single clip pair, the mean, SCI (Eq. 6-7), the plain maximum."
+    from fstcn.fusion import FUSIONS
     from fstcn.inference import Scores, compare_fusions
     if not scores.is_file(): raise FileNotFoundError(f'{scores}: no such file; `fstcn evaluate DATA --out FOLDER` writes one')
     got = Scores.load(scores)
@@ -410,10 +411,10 @@ def fuse(
     if as_json:
         typer.echo(table.to_json(orient='index'))
         return
-    names = {'single': 'single random clip', 'average': 'averaging fusion', 'sci': 'SCI fusion', 'maximum': 'maximum of all views'}
+    titles = {name: fusion.title for name, fusion in FUSIONS.items()} | {'maximum': 'maximum of all views'}
     typer.echo(f'{len(got.names)} videos of {len(got.classes)} classes, {got.probs.shape[1]} clip pairs x {got.probs.shape[2]} views')
     typer.echo(f'{"":<22}{"accuracy":>10}{"top 5":>10}{"mean of classes":>18}')
-    for row in table.itertuples(): typer.echo(f'{names[row.Index]:<22}{100*row.accuracy:8.1f} %{100*row.top5_accuracy:8.1f} %{100*row.mean_class_accuracy:16.1f} %')
+    for row in table.itertuples(): typer.echo(f'{titles[row.Index]:<22}{100*row.accuracy:8.1f} %{100*row.top5_accuracy:8.1f} %{100*row.mean_class_accuracy:16.1f} %')
 
 # %% ../nbs/15_cli.ipynb #1639a3e8
 @app.command()

@@ -312,7 +312,7 @@ class Recognizer:
         model:nn.Module, # the network: an FstCN, or another with `config`, `prepare` and `forward`
         classes:Sequence[str], # class names in the order of its outputs
         n_clips:int=5, # clip pairs M of a video
-        fusion:str='sci', # 'sci', 'average' or 'single' (drawn with a fixed seed), see `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`; what 'single' draws is drawn with a fixed seed
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
         guard:Guard|None=None, # child processes to decode unknown files in, under a time limit
     ):
@@ -534,25 +534,25 @@ class Scores:
         return cls(**_read_scores(path))
 
     def fused(self,
-        fusion:str='sci', # 'sci', 'average' or 'single'
+        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`
     ) -> Tensor: # fused scores (videos,n)
         "One score vector per video; the random clips of 'single' are drawn with a fixed seed. Raises `ValueError` for another fusion."
         return _fused(fusion, self.probs)
 
     def predictions(self,
-        fusion:str='sci', # 'sci', 'average' or 'single'
+        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`
     ) -> Tensor: # predicted class ids (videos,)
         "The class with the largest fused score."
         return self.fused(fusion).argmax(-1)
 
     def accuracy(self,
-        fusion:str='sci', # 'sci', 'average' or 'single'
+        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`
     ) -> float: # share of videos recognized, in [0,1]
         "Video-level accuracy, the measure of Tables 1-3."
         return accuracies(self.fused(fusion), self.labels)['accuracy']
 
     def confusion(self,
-        fusion:str='sci', # 'sci', 'average' or 'single'
+        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`
     ) -> Tensor: # counts (n,n): true class by predicted class
         "Confusion matrix."
         return confusion_counts(self.predictions(fusion), self.labels, len(self.classes))
@@ -603,7 +603,7 @@ def compare_fusions(
     scores:Scores, # every view of every test video
 ) -> pd.DataFrame: # a row for each fusion: accuracy, top-5 accuracy, mean accuracy of the classes, in [0,1]
     "What each fusion makes of the same scores, Table 2."
-    fused = {f: scores.fused(f) for f in ('single', 'average', 'sci')} | {'maximum': scores.probs.amax((1, 2))}
+    fused = {f: scores.fused(f) for f in FUSIONS} | {'maximum': scores.probs.amax((1, 2))}
     rows = {name: accuracies(score, scores.labels) for name, score in fused.items()}
     return pd.DataFrame.from_dict(rows, orient='index')
 
