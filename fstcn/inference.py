@@ -35,7 +35,7 @@ from .datasets import Video
 from .files import atomic
 from .fusion import FUSIONS, fuse_sci
 from .model import FstCN, load_checkpoint, usable_device
-from .sampling import Reader, TestClips, VideoReader, crop_offsets, frame_difference
+from .sampling import Reader, TestClips, VideoReader, clip_pair_chunks, crop_offsets, frame_difference
 from .scl import scl_sizes
 from .video import Guard, VideoError, _Clock, _forward, _open, _rgb, probe_video, resize_frame
 from .winograd import relu_conv
@@ -295,15 +295,10 @@ def _length(reader, path):
     return info.n_frames, _breaks_off(info.n_frames/(info.fps or 25), info.damage)
 
 def _read_clips(reader, path, clip, n_clips):
-    "First frames of the evenly spread clip pairs, a warning if the video breaks off, and a generator of the clip pairs (m,2,t,h,w,3), 32 at most at a time."
+    "First frames of the evenly spread clip pairs, a warning if the video breaks off, and the clip pairs, a few at a time."
     n, warning = _length(reader, path)
     starts = clip.spread(n, n_clips)
-    def chunks():
-        for i in range(0, n_clips, 32):
-            wanted = np.stack([clip.frames(s, n) for s in starts[i:i+32]])
-            distinct, where = np.unique(wanted, return_inverse=True)
-            yield reader.read_frames(path, distinct.tolist())[torch.from_numpy(where.ravel())].unflatten(0, wanted.shape)
-    return starts, warning, chunks()
+    return starts, warning, clip_pair_chunks(path, clip, starts, n, reader)
 
 # %% ../nbs/10_inference.ipynb #60b96e72
 class Recognizer:
