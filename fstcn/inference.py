@@ -20,12 +20,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zipfile import BadZipFile
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -39,6 +38,11 @@ from .sampling import Reader, TestClips, VideoReader, clip_pair_chunks, crop_off
 from .scl import scl_sizes
 from .video import Guard, VideoError, _Clock, _forward, _open, _rgb, probe_video, resize_frame
 from .winograd import relu_conv
+
+# %% ../nbs/10_inference.ipynb #67a5395c
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 # %% ../nbs/10_inference.ipynb #97eaf6cc
 def view_positions(
@@ -596,8 +600,9 @@ def _watched(dataset, workers, timeout, path):
 # %% ../nbs/10_inference.ipynb #53c45c64
 def compare_fusions(
     scores:Scores, # every view of every test video
-) -> pd.DataFrame: # a row for each fusion: accuracy, top-5 accuracy, mean accuracy of the classes, in [0,1]
+) -> 'pd.DataFrame': # a row for each fusion: accuracy, top-5 accuracy, mean accuracy of the classes, in [0,1]
     "What each fusion makes of the same scores, Table 2."
+    import pandas as pd
     fused = {f: scores.fused(f) for f in FUSIONS} | {'maximum': scores.probs.amax((1, 2))}
     rows = {name: accuracies(score, scores.labels) for name, score in fused.items()}
     return pd.DataFrame.from_dict(rows, orient='index')
@@ -660,9 +665,11 @@ class Timeline:
     duration:float # length of the video, seconds
     damage:str = '' # why decoding ended before the end of the file; empty when it did not
 
-    def table(self) -> pd.DataFrame: # a row for each moment: seconds, then a column for each class
+    def table(self) -> 'pd.DataFrame': # a row for each moment: seconds, then a column for each class
         "The probabilities as a table."
-        return pd.DataFrame(self.probs.numpy(), columns=list(self.classes)).assign(seconds=self.seconds.numpy()).loc[:, ['seconds', *self.classes]]
+        import pandas as pd
+        seconds = pd.Index(self.seconds.numpy(), name='seconds')
+        return pd.DataFrame(self.probs.numpy(), seconds, list(self.classes)).reset_index(allow_duplicates=True)
 
     def segments(self) -> list[dict]: # start and end in seconds, label, prob: its mean over the segment
         "Stretches with one most probable class; they meet halfway between two moments."
@@ -674,7 +681,7 @@ class Timeline:
 
     def plot(self,
         top:int=5, # how many classes to draw, those with the highest mean
-    ) -> 'matplotlib.figure.Figure': # noqa: F821 # the picture
+    ) -> 'Figure': # the picture
         "Probability of the leading classes over time."
         from matplotlib.figure import Figure
         figure = Figure(figsize=(8, 3), layout='constrained')
