@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, count
+from multiprocessing import active_children
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 from zipfile import BadZipFile
 
@@ -584,18 +586,23 @@ def score_videos(
         starts.append(torch.as_tensor(item['starts']))
     return Scores(torch.stack(probs), torch.tensor([v.label for v in videos]), tuple(Path(v.path).name for v in videos), recognizer.classes, torch.stack(starts))
 
+# %% ../nbs/10_inference.ipynb #b1e9d9b6
 def _watched(dataset, workers, timeout, path):
-    "Items of a data set from worker processes; `VideoError`s are raised, and made of a worker that hangs or dies at item n, of `path(n)`."
-    n = 0
-    try:
-        for item in DataLoader(dataset, batch_size=None, num_workers=workers, timeout=timeout if workers else 0):
-            if isinstance(item, VideoError): raise item
-            yield item
-            n += 1
-    except RuntimeError as e:
-        if 'timed out' in str(e): raise VideoError(path(n), f'reading it did not end within {timeout:g} s') from e
-        if 'exited unexpectedly' in str(e): raise VideoError(path(n), 'reading it killed the process') from e
-        raise
+    "Items of a data set from worker processes. A `VideoError` is raised, and made of a worker that hangs or dies at item n, of `path(n)`."
+    others = set(active_children())
+    items = iter(DataLoader(dataset, batch_size=None, num_workers=workers, timeout=timeout if workers else 0))
+    readers = set(active_children()) - others
+    for n in count():
+        asked = monotonic()
+        try: item = next(items)
+        except StopIteration: return
+        except RuntimeError as e:
+            if any(reader.exitcode is not None for reader in readers): raise VideoError(path(n), 'reading it killed the process') from e
+            waited = monotonic() - asked
+            if readers and waited >= timeout: raise VideoError(path(n), f'reading it did not end within {timeout:g} s') from e
+            raise
+        if isinstance(item, VideoError): raise item
+        yield item
 
 # %% ../nbs/10_inference.ipynb #53c45c64
 def compare_fusions(
