@@ -408,7 +408,7 @@ def _bytes(video):
 def _not_jsonl(path):
     "What to do where the results are wanted in another form."
     lines, table = path.with_suffix('.jsonl').name, path.with_suffix('.csv').name
-    convert = f"pandas.read_json('{lines}', lines=True).explode(['labels', 'probs']).to_csv('{table}')"
+    convert = f"pandas.read_json('{lines}', lines=True).explode(['labels', 'probs']).to_csv('{table}', index=False)"
     return (f'{path}: results go to a file that ends in .jsonl, a JSON object a line; '
             f'to make a table of it afterwards: python -c "import pandas; {convert}"')
 
