@@ -434,9 +434,8 @@ class _Lines:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.resolve()
         if self.changed:
-            part = file.with_name(f'{file.name}.part')
-            part.write_text(''.join(json.dumps(row) + '\n' for row in self.rows), encoding='utf-8', newline='\n')
-            os.replace(part, file)
+            lines = ''.join(json.dumps(row) + '\n' for row in self.rows)
+            with atomic(file) as part: part.write_text(lines, encoding='utf-8', newline='\n')
         self.file = open(file, 'a', encoding='utf-8', newline='\n')
         return self
 

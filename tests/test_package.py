@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(fstcn.__path__, 'fstcn.') if not m.name.rpartition('.')[2].startswith('_')]
 SYMBOLS = [(m, n) for m in MODULES for n in importlib.import_module(m).__all__]
 HEAVY = {'torch', 'torchvision', 'accelerate', 'numpy', 'pandas', 'matplotlib', 'seaborn', 'cv2', 'av', 'decord'}
-SLOW = {'pandas', 'sklearn', 'scipy', 'matplotlib', 'seaborn', 'accelerate', 'tensorboard'}
+SLOW = {'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'seaborn', 'accelerate', 'decord'}
 DEV_ONLY = {'nbdev', 'execnb', 'fastcore', 'ghapi', 'IPython', 'pytest'}
 HOOKS = {'extra_repr'}       # called by PyTorch, never by a reader
 
