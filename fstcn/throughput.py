@@ -24,10 +24,10 @@ from torchvision.models import video as torchvision_video
 from torchvision.transforms.functional import normalize
 
 from .export import network_flops
-from .inference import Recognizer
+from .inference import Recognizer, plain_loop
 from .model import FstCN, FstCNConfig, compile_network, usable_device
 from .records import environment
-from .sampling import IMAGENET_MEAN, IMAGENET_STD, VideoReader, crop_views, read_clip_pairs
+from .sampling import IMAGENET_MEAN, IMAGENET_STD, VideoReader, network_input, read_clip_pairs
 from .scl import LocalResponseNorm, scl_sizes
 from .training import TrainConfig, make_optimizer
 from .video import write_video
@@ -68,7 +68,15 @@ class NaiveFstCN(nn.Module):
         net:FstCN|None=None, # the network whose weights to use; None: a new one
     ):
         super().__init__()
-        self.net = net or FstCN(config)
+        self.config, self.net = config, net or FstCN(config)
+
+    def prepare(self,
+        pairs:Tensor, # cropped clip pairs, uint8 (b,2,t,s,s,3)
+        middle:Tensor, # number of the middle frame, for each pair (b,)
+    ) -> tuple[Tensor,Tensor]: # what `forward` takes, both (b,t,3,s,s)
+        "Normalized clips and difference clips."
+        clip = normalize(pairs[:, 0].movedim(-1, 2)/255, IMAGENET_MEAN, IMAGENET_STD)
+        return clip, network_input(pairs, middle)[1]
 
     def forward(self,
         clip:Tensor, # RGB clips (b,t,3,h,w), normalized, of which the middle frame is used
@@ -316,28 +324,19 @@ def bench_memory(
 # %% ../nbs/14c_throughput.ipynb #252f6bad
 WAYS = ('plain loop', 'naive loop', 'exact')
 
-def _plain_loop(model, path, n_clips, device, naive=False):
-    "One view, one call of the network at a time: probabilities (m,18,n)."
-    c, net = model.config, NaiveFstCN(model.config, model) if naive else model
-    def ask(pair):                                                                              # (1,2,t,s,s,3)
-        rgb, diff = model.prepare(pair, middle)
-        return net(normalize(pair[:, 0].movedim(-1, 2)/255, IMAGENET_MEAN, IMAGENET_STD) if naive else rgb, diff)
-    pairs, _ = read_clip_pairs(path, c.clip, n_clips, VideoReader(c.short_side))
-    views = crop_views(pairs.movedim(-1, -3), c.crop_size).movedim(-3, -1)                      # (18,m,2,t,s,s,3)
-    middle = torch.tensor([c.n_frames//2], device=device)
-    with torch.inference_mode():
-        p = [ask(views[k, i][None].to(device)).softmax(-1) for i in range(n_clips) for k in range(18)]
-    return torch.cat(p).cpu().unflatten(0, (n_clips, 18))
-
 def _recognize(way, config, path, n_clips, device):
     "In a process of its own: seconds for one clip pair and for `n_clips`, peak memory in GB, and the probabilities."
     torch.manual_seed(0)
     model = FstCN(config)
     nn.init.normal_(model.classifier.weight, std=.3)         # the classes of an untrained network hardly differ otherwise
     recognizer, seconds = Recognizer(model, tuple(map(str, range(config.n_classes))), device=device), {}
+    network = NaiveFstCN(config, recognizer.model) if way == 'naive loop' else recognizer.model
     for m in (1, 1, 1, n_clips, n_clips):                    # the first time does not count, and the better of two does
         recognizer.n_clips, begun = m, time.perf_counter()
-        probs = _plain_loop(recognizer.model, path, m, device, way == 'naive loop') if way.endswith('loop') else recognizer.predict(path).views
+        if way == 'exact': probs = recognizer.predict(path).views
+        else:
+            pairs, _ = read_clip_pairs(path, config.clip, m, VideoReader(config.short_side))
+            probs = plain_loop(network, pairs, batch_size=1).softmax(-1).cpu()
         seconds.setdefault(m, []).append(time.perf_counter() - begun)
     return {m: min(s[-2:]) for m, s in seconds.items()}, _memory(device, True), probs.numpy()
 

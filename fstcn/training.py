@@ -26,12 +26,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from torchmetrics.functional.classification import multiclass_accuracy
 from tqdm import tqdm
 
 from .datasets import Video, fingerprint
 from .files import remove_parts
-from .inference import _watched
+from .inference import _watched, accuracies
 from .model import CheckpointError, FstCN, FstCNConfig, TrainedOn, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
 from .sampling import ClipPairDataset, EpochSampler, Reader, TestClips, VideoReader, collate_pairs, crop_offsets
 from .weights import _sha256, fetch_weights, load_imagenet
@@ -251,7 +250,7 @@ def validate(
     n_clips:int=5, # clip pairs M of a video, of which the centre crop is seen
     timeout:float=600., # seconds to wait for a video from the worker process
 ) -> dict[str,float]: # shares in [0,1]: clip_top1, clip_top5, video_top1, mean_class; and loss
-    "Accuracy of clip pairs and of videos, by torchmetrics. Raises `VideoError` for a video that cannot be read or does not end."
+    "Accuracy of clip pairs and of videos. Raises `VideoError` for a video that cannot be read or does not end."
     was, world, rank = model.training, accelerator.num_processes, accelerator.process_index
     model.eval()
     size, mine, found = model.config.crop_size, videos[rank::world], []
@@ -261,18 +260,16 @@ def validate(
         logits = model(*model.prepare(item['pairs'][..., top:top+size, left:left+size, :].to(accelerator.device), middle))
         found.append((k*world + rank, item['label'], logits.float().cpu().numpy()))
     model.train(was)
-    return _accuracies(sorted(gather_object(found), key=lambda f: f[0]), len(videos), model.config.n_classes)
+    return _accuracies(sorted(gather_object(found), key=lambda f: f[0]), len(videos))
 
-def _accuracies(found, n, classes):
+def _accuracies(found, n):
     "Measures of (number, label, logits (m,classes)) of each of `n` videos."
     if [f[0] for f in found] != list(range(n)): raise RuntimeError(f'{n} videos were to be counted once each, counted were {[f[0] for f in found]}')
     logits, label = torch.stack([torch.from_numpy(f[2]) for f in found]), torch.tensor([f[1] for f in found])
     clips, truth = logits.flatten(0, 1), label.repeat_interleave(logits.shape[1])
-    video = logits.softmax(-1).mean(1)
-    right = (video.argmax(1) == label).double()
-    def top(k, p, y): return multiclass_accuracy(p, y, classes, average='micro', top_k=min(k, classes)).item()
-    return {'clip_top1': top(1, clips, truth), 'clip_top5': top(5, clips, truth), 'video_top1': top(1, video, label),
-            'mean_class': torch.stack([right[label == c].mean() for c in label.unique()]).mean().item(), 'loss': F.cross_entropy(clips, truth).item()}
+    of_clips, of_videos = accuracies(clips, truth), accuracies(logits.softmax(-1).mean(1), label)
+    return {'clip_top1': of_clips['accuracy'], 'clip_top5': of_clips['top5_accuracy'], 'video_top1': of_videos['accuracy'],
+            'mean_class': of_videos['mean_class_accuracy'], 'loss': F.cross_entropy(clips, truth).item()}
 
 # %% ../nbs/11_training.ipynb #6d45badd
 class _Epoch:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(fstcn.__path__, 'fstcn.') if not m.name.rpartition('.')[2].startswith('_')]
 SYMBOLS = [(m, n) for m in MODULES for n in importlib.import_module(m).__all__]
 HEAVY = {'torch', 'torchvision', 'accelerate', 'numpy', 'pandas', 'matplotlib', 'seaborn', 'cv2', 'av', 'decord'}
+SLOW = {'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'seaborn', 'accelerate', 'decord'}
 DEV_ONLY = {'nbdev', 'execnb', 'fastcore', 'ghapi', 'IPython', 'pytest'}
 HOOKS = {'extra_repr'}       # called by PyTorch, never by a reader
 
@@ -52,10 +53,11 @@ print(json.dumps([missing, sorted({DEV_ONLY!r} & set(sys.modules))]))'''
     assert not dev_only, 'the package needs these to run, and its users do not have them'
 
 
-@pytest.mark.parametrize('module', ['fstcn', 'fstcn.cli'])
-def test_light_import(module, tmp_path):
-    "`fstcn --help` answers at once: nothing heavy is imported before it is needed."
-    assert fresh(f'import json, sys, {module}; print(json.dumps(sorted({HEAVY!r} & set(sys.modules))))', tmp_path) == []
+@pytest.mark.parametrize('module,unwanted', [('fstcn', HEAVY), ('fstcn.cli', HEAVY), ('fstcn.inference', SLOW)])
+def test_light_import(module, unwanted, tmp_path):
+    "`fstcn --help` answers at once, `fstcn predict` soon: nothing heavy is imported before it is needed."
+    code = f'import json, sys, {module}; print(json.dumps(sorted({unwanted!r} & set(sys.modules))))'
+    assert fresh(code, tmp_path) == []
 
 
 def order():

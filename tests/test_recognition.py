@@ -1,15 +1,19 @@
-"What no cell can check about recognition: a run that is killed and goes on, and memory that does not grow with a video."
+"What no cell can check about recognition: a run that is killed and goes on, and memory that grows neither with a video nor with its clip pairs."
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
+import fstcn.inference
 from fstcn.inference import Recognizer, predict_many
 from fstcn.model import FstCN, FstCNConfig, save_checkpoint
 from fstcn.video import write_video
@@ -24,6 +28,7 @@ def checkpoint(folder, **kwargs):
 MANY = '''
 import sys
 from pathlib import Path
+import fstcn.inference
 from fstcn.inference import Recognizer, predict_many
 if __name__ == '__main__':
     folder = Path(sys.argv[1])
@@ -54,6 +59,52 @@ def test_killed_and_resumed(tmp_path):
     predict_many(recognizer, videos, tmp_path/'at_once.jsonl')
     for a, b in zip(*(sorted(map(json.loads, f.read_text().splitlines()), key=lambda r: r['video']) for f in (out, tmp_path/'at_once.jsonl')), strict=True):
         assert a['video'] == b['video'] and a['labels'] == b['labels'] and a['probs'] == pytest.approx(b['probs'], abs=1e-6)
+
+
+def test_results_become_a_table(tmp_path):
+    "The command that the refusal of a CSV file advises does what it says."
+    results = [
+        {'video': 'a, b.avi', 'error': None, 'labels': ['"walk"', 'run'], 'probs': [.75, .25]},
+        {'video': 'c.avi', 'error': 'does not exist', 'labels': [], 'probs': []},
+    ]
+    (tmp_path/'many.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in results))
+    recognizer = Recognizer.load(checkpoint(tmp_path, short_side=80), 'cpu')
+    with pytest.raises(ValueError, match='ends in .jsonl') as refused: predict_many(recognizer, [], tmp_path/'many.csv')
+    code = re.search('python -c "(.*)"', str(refused.value))[1]
+    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True, timeout=120)
+    with open(tmp_path/'many.csv', newline='') as file: rows = list(csv.DictReader(file))
+    table = [(row['video'], row['labels'], row['probs']) for row in rows]
+    assert table == [('a, b.avi', '"walk"', '0.75'), ('a, b.avi', 'run', '0.25'), ('c.avi', '', '')]
+
+
+class Brightness(torch.nn.Module):
+    "A network that costs next to nothing."
+    config = FstCNConfig.small(2, crop_size=76, short_side=80)
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def prepare(self, pairs, middle): return (pairs.float().mean((1, 2, 3, 4, 5))/255,)
+    def forward(self, x): return torch.stack([x*self.weight, 1 - x], 1)
+
+
+def test_predict_holds_a_few_clip_pairs(monkeypatch):
+    "Of seven chunks of clip pairs three are held: the first, whose size says where the views are, the one before, and the next."
+    chunks, held = [], []
+    read = fstcn.inference.clip_pair_chunks
+
+    def watched(*args):
+        for pairs in read(*args):
+            chunks.append(weakref.ref(pairs))
+            held.append(sum(chunk() is not None for chunk in chunks))
+            yield pairs
+
+    monkeypatch.setattr(fstcn.inference, 'clip_pair_chunks', watched)
+    video = np.random.default_rng(0).integers(0, 256, (60, 80, 90, 3), dtype=np.uint8)
+    got = Recognizer(Brightness(), ('dark', 'bright'), n_clips=200, device='cpu').predict(video)
+    assert len(got.starts) == 200 and len(chunks) == 7
+    assert max(held) <= 3, held
 
 
 PEAK = '''
