@@ -36,7 +36,7 @@ Seed = Annotated[int, typer.Option(min=0, help='Seed of everything random.')]
 Compile = Annotated[bool, typer.Option('--compile', help='Compile the network first: a slow start that pays on a GPU.')]
 Workers = Annotated[int, typer.Option(min=1, help='Processes that read video; waiting for them has a limit.')]
 Device = Annotated[str | None, typer.Option(help="Where to run, such as 'cpu' or 'cuda:1'. Default: a GPU if there is one.")]
-Clips = Annotated[int, typer.Option(min=1, help='Clip pairs sampled from a video; each is seen in 18 views.')]
+Clips = Annotated[int | None, typer.Option(min=1, help='Clip pairs sampled from a video; each is seen in 18 views. Default: as many as the network was made for, which is 5.')]
 Checkpoint = Annotated[Path, typer.Option('--checkpoint', '-c', help='A model.safetensors or best.safetensors written by training.')]
 Timeout = Annotated[float, typer.Option(min=1, help='Seconds after which the decoding of a video is ended.')]
 
@@ -178,7 +178,7 @@ def train(
     tensorboard: Annotated[bool, typer.Option('--tensorboard', help='Also write the history for TensorBoard.')] = False,
     cache: Annotated[Path | None, typer.Option(help='Folder that keeps decoded frames between epochs and runs: much faster, and large.')] = None,
     backend: Annotated[str, typer.Option(help="What decodes video without a cache: 'auto' and 'pyav' are exact; 'decord' is not.")] = 'auto',
-    clips: Clips = 5,
+    clips: Clips = None,
     workers: Workers = 2,
     on_error: Annotated[str, typer.Option(help="What to do with a training video that cannot be read: 'raise' or 'skip'.")] = 'raise',
     seed: Seed = 0,
@@ -187,10 +187,10 @@ def train(
     "Train on the training part of a data set, then score its test part. On several GPUs: torchrun --no-python --nproc-per-node N fstcn train ..."
     options = _settings(batch_size=batch_size, accumulate=accumulate, lr=lr, precision=precision)
     options |= dict(compile=compile_it, deterministic=deterministic, tensorboard=tensorboard, seed=seed, workers=workers, on_error=on_error)
-    _train(data, out, split, size, path, stage, epochs, options, (cache, backend), dict(n_clips=clips, device=device, weights=weights, validate=validate, resume=resume))
+    _train(data, out, split, size, _settings(path=path, n_clips=clips), stage, epochs, options, (cache, backend), dict(device=device, weights=weights, validate=validate, resume=resume))
 
 # %% ../nbs/15_cli.ipynb #22f606e7
-def _train(data, out, split, size, path, stage, epochs, options, reading, running):
+def _train(data, out, split, size, network, stage, epochs, options, reading, running):
     "What the command `train` does, once its arguments are sorted."
     from fstcn.datasets import load_split
     from fstcn.experiments import run_experiment
@@ -199,11 +199,11 @@ def _train(data, out, split, size, path, stage, epochs, options, reading, runnin
     if size not in ('small', 'paper'): raise ValueError(f"--size must be 'small' or 'paper', not {size!r}")
     if stage not in ('clips', 'frames'): raise ValueError(f"--stage must be 'clips' or 'frames', not {stage!r}")
     if stage == 'frames' and running['weights'] is None: raise ValueError("--stage frames fine-tunes the last three layers of a network: name it with --weights, an ImageNet file or a checkpoint")
-    if stage == 'frames' and path == 'tcl': raise ValueError('--stage frames trains the spatial path, since a single frame has no motion: leave out --path tcl')
+    if stage == 'frames' and network['path'] == 'tcl': raise ValueError('--stage frames trains the spatial path, since a single frame has no motion: leave out --path tcl')
     _writable(out)
     for folder, option in ((out, '--out'), (reading[0], '--cache')): _beside(data, folder, option)
     videos = load_split(data, split, seed=options['seed'])
-    config = getattr(FstCNConfig, size)(len(videos.classes), path=path)
+    config = getattr(FstCNConfig, size)(len(videos.classes), **network)
     make = TrainConfig.small if size == 'small' and running['weights'] is None else TrainConfig
     settings = make(epochs=epochs or default_epochs(len(videos.train), size), **options)
     if stage == 'frames': config, settings = frames_stage(config, settings)
@@ -255,7 +255,7 @@ def evaluate(
     split: Split = 1,
     every: Annotated[bool, typer.Option('--all', help="Score every video, not the test part only, as for a network and new videos. Class names may be some of the network's.")] = False,
     unseen: Annotated[bool, typer.Option('--unseen', help='Leave out videos that the network was trained on or chosen by. Without this they are an error.')] = False,
-    clips: Clips = 5,
+    clips: Clips = None,
     workers: Workers = 1,
     device: Device = None,
 ) -> None:
@@ -274,7 +274,7 @@ def evaluate(
     left, total = len(videos.test) - len(test), len(videos.train) + len(videos.test)
     scores = score_together(recognizer, test, workers=workers)
     record = {'data': {'name': f'{data.resolve().name}, {"all videos" if every else f"split {split}"}', 'classes': len(videos.classes), 'test': len(test), 'left_out': left, 'checksum': checksum(replace(videos, test=test))},
-              'checkpoint': checkpoint.name, 'n_clips': clips, **summarize(scores), **environment(recognizer.device)}
+              'checkpoint': checkpoint.name, 'n_clips': recognizer.n_clips, **summarize(scores), **environment(recognizer.device)}
     _say(f'{len(test)} of {total} videos scored' + ('' if every else ', the test part') + (f'; {left} left out that the network was trained on or chosen by' if left else ''))
     _say(_table(record))
     if out and _first():
@@ -364,7 +364,7 @@ def predict(
     videos: Annotated[list[Path], typer.Argument(metavar='VIDEO...', help='A video file, a folder with an image for each frame, or a folder of videos; or several of these.')],
     checkpoint: Checkpoint = DEMO/'model.safetensors',
     top: Annotated[int, typer.Option(min=1, help='How many classes to name.')] = 5,
-    clips: Clips = 5,
+    clips: Clips = None,
     fusion: Annotated[str, typer.Option(help="How the scores of the views become one, such as 'sci' or 'average'.")] = 'sci',
     output: Annotated[Path | None, typer.Option('--output', '-o', help='Write a line for each video to this .jsonl file, a JSON object each, skipping those it holds results of; needed for more than one.')] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print one JSON object instead of a table.')] = False,
@@ -472,7 +472,7 @@ def explain(
     checkpoint: Checkpoint = DEMO/'model.safetensors',
     label: Annotated[str | None, typer.Option(help='The class whose evidence is shown. Default: the class recognized.')] = None,
     out: Annotated[Path, typer.Option(help='Folder for the film and the contact sheet.')] = Path('fstcn-explain'),
-    clips: Clips = 5,
+    clips: Clips = None,
     timeout: Timeout = 60,
     device: Device = None,
 ) -> None:
@@ -493,14 +493,14 @@ def info(
 ) -> None:
     "Show what a checkpoint holds: classes, sampling, what it was trained on, and every layer with its cost."
     from fstcn.export import layer_table
-    from fstcn.model import load_checkpoint
+    from fstcn.model import FstCN, load_checkpoint
     model, classes, kept = load_checkpoint(_existing(checkpoint))
     c, table = model.config, layer_table(model)
     data = kept.get('data', {})
-    paths = {'both': 'spatial and temporal', 'scl': 'spatial only', 'tcl': 'temporal only'}
-    rows = {'classes': f'{len(classes)}: {", ".join(classes)}', 'trained on': f'{data.get("name", "unknown")}, {data.get("train", "?")} videos',
+    sees = {'both': 'spatial and temporal', 'scl': 'spatial only', 'tcl': 'temporal only'}
+    rows = {'network': type(model).__name__, 'classes': f'{len(classes)}: {", ".join(classes)}', 'trained on': f'{data.get("name", "unknown")}, {data.get("train", "?")} videos',
             'clip pair': f'2 x {c.n_frames} frames, stride {c.stride}, difference over {c.dt} frames ({c.clip.span} frames of video)',
-            'frames': f'short side {c.short_side}, crop {c.crop_size} x {c.crop_size} pixels', 'paths': paths[c.path],
+            'frames': f'short side {c.short_side}, crop {c.crop_size} x {c.crop_size} pixels', 'paths': sees[c.path] if isinstance(model, FstCN) else 'one',
             'parameters': f'{table.parameters.sum():,}', 'work': f'{2*table.multiply_adds.sum()/1e9:.3g} GFLOP for a clip pair'}
     for name, value in rows.items(): typer.echo(f'{name:<12}{value}')
     shown = table.assign(output=table.output.map(lambda s: ' x '.join(map(str, s))), **{k: table[k].map('{:,}'.format) for k in ('parameters', 'multiply_adds')})

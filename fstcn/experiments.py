@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .datasets import DatasetError, Video, VideoSplit, checksum, hold_out, leaked_videos
 from .fusion import FUSIONS
-from .inference import Recognizer, Scores, score_videos
+from .inference import Recognizer, Scores, accuracies, score_videos
 from .model import FstCN, FstCNConfig, TrainedOn, read_tensors
 from .records import environment, write_lines
 from .sampling import Reader, VideoReader
@@ -35,14 +35,15 @@ def summarize(
     scores:Scores, # every view of every test video
 ) -> dict: # shares in [0,1]: accuracy by fusion, clip_accuracy, top5_accuracy, mean_class_accuracy, and accuracy of each class by SCI fusion
     "The figures of a test set, Table 2."
-    clips = scores.probs[:, :, 4 if scores.probs.shape[2] > 1 else 0].argmax(-1)   # (videos,m), centre crop
-    top5 = scores.fused('sci').topk(min(5, len(scores.classes))).indices
+    centre = 4 if scores.probs.shape[2] > 1 else 0
+    clips = scores.probs[:, :, centre].argmax(-1)                                  # (videos,m)
+    measures = accuracies(scores.fused('sci'), scores.labels)
     counts = scores.confusion('sci').double()
     per_class = counts.diag()/counts.sum(1)                                        # NaN for a class without videos
-    return {'accuracy': {f: scores.accuracy(f) for f in ('single', 'average', 'sci')},
+    return {'accuracy': {name: scores.accuracy(name) for name in FUSIONS},
             'clip_accuracy': (clips == scores.labels[:, None]).double().mean().item(),
-            'top5_accuracy': (top5 == scores.labels[:, None]).any(1).double().mean().item(),
-            'mean_class_accuracy': per_class.nanmean().item(),
+            'top5_accuracy': measures['top5_accuracy'],
+            'mean_class_accuracy': measures['mean_class_accuracy'],
             'class_accuracy': dict(zip(scores.classes, per_class.tolist(), strict=True))}
 
 # %% ../nbs/14_experiments.ipynb #adc8dc61
@@ -143,7 +144,6 @@ def run_experiment(
     out:str|Path, # folder for model, history, scores, pictures and record
     name:str='', # what the data is, for the record
     reader:Reader|None=None, # what reads frames; None: from the files, at the network's frame size
-    n_clips:int=5, # clip pairs M of a test video
     device:str|None=None, # where to run; None: a GPU if there is one
     progress:bool=True, # show progress bars
     weights:str|Path|None=None, # weights to begin with, see initialize; None: from scratch
@@ -164,9 +164,9 @@ def run_experiment(
     history = train(model, learn, settings, reader, out, device, progress, split.classes, valid, resume, name, began_with and began_with.sha256)
     if valid: model.load_state_dict(read_tensors(out/'best.safetensors')[0])
     record = {'checkpoint': 'best.safetensors' if valid else 'model.safetensors', 'data': data,
-              'network': type(model).__name__, 'config': asdict(model.config), 'train': asdict(settings), 'seed': settings.seed, 'weights': began_with and asdict(began_with), 'n_clips': n_clips,
+              'network': type(model).__name__, 'config': asdict(model.config), 'train': asdict(settings), 'seed': settings.seed, 'weights': began_with and asdict(began_with), 'n_clips': model.config.n_clips,
               'backend': getattr(reader, 'backend', 'frame cache') if reader else 'auto', 'minutes': {'training': sum(len(learn)/row['clips_per_s'] for row in history)/60}, **_training_figures(model, history)}
-    recognizer = Recognizer(model, split.classes, n_clips, device=device)
+    recognizer = Recognizer(model, split.classes, device=device)
     if test:
         begun = time.perf_counter()
         scores = score_together(recognizer, test, reader, min(settings.workers, 1), progress)

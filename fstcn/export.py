@@ -48,7 +48,7 @@ def _facts(recognizer):
     "What someone needs to know who has the exported file alone."
     c = recognizer.model.config
     return {'fstcn': fstcn.__version__, 'classes': list(recognizer.classes), 'clip': asdict(c.clip), 'n_clips': recognizer.n_clips,
-            'short_side': c.short_side, 'crop_size': c.crop_size, 'path': c.path, 'fusion': recognizer.fusion,
+            'short_side': c.short_side, 'crop_size': c.crop_size, 'network': type(recognizer.model).__name__, 'path': getattr(c, 'path', None), 'fusion': recognizer.fusion,
             'input': 'pairs: uint8 (batch,2,n_frames,crop_size,crop_size,3), RGB; [:,0] the frames of the clip, [:,1] the frames dt later',
             'output': 'probabilities: float32 (batch,classes)'}
 
@@ -104,19 +104,20 @@ def network_flops(
 
 # %% ../nbs/10b_export.ipynb #d6154815
 def layer_table(
-    model:FstCN|FstCNConfig, # a network or its configuration
+    model:nn.Module|FstCNConfig, # a network with Config and prepare, or the configuration of an F_STCN
 ) -> pd.DataFrame: # a row for each layer, in the order of computation: output (shape), parameters, multiply_adds
     "Shapes, parameters and multiply-adds for one clip pair, without computing anything."
-    config, rows = getattr(model, 'config', model), []
+    network, config, rows = type(model), getattr(model, 'config', model), []
+    if isinstance(model, FstCNConfig): network = FstCN
     def note(name):
         def hook(m, _, out):
             rows.append({'layer': name, 'output': tuple(out.shape), 'parameters': sum(p.numel() for p in m.parameters())})
         return hook
-    with torch.device('meta'):
-        net = FstCN(config)
-        rgb = torch.empty(1, 3, config.crop_size, config.crop_size)
+    with torch.device('meta'): net = network(config)
+    pixels = torch.zeros(1, 2, config.n_frames, config.crop_size, config.crop_size, 3, dtype=torch.uint8)
+    inputs = net.prepare(pixels, torch.tensor([0]))
     for name, m in net.named_modules():
         if not list(m.children()) and not isinstance(m, nn.Dropout): m.register_forward_hook(note(name))
-    flops = network_flops(net, (rgb, rgb.expand(1, config.n_frames, -1, -1, -1)))
+    flops = network_flops(net, inputs)
     table = pd.DataFrame(rows).set_index('layer')
     return table.assign(multiply_adds=[flops.get(layer, 0)//2 for layer in table.index])

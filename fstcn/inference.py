@@ -18,10 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, count
-from multiprocessing import active_children
+from itertools import chain
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 from zipfile import BadZipFile
 
@@ -36,7 +34,7 @@ from .datasets import Video
 from .files import atomic
 from .fusion import FUSIONS, fuse_sci
 from .model import FstCN, load_checkpoint, usable_device
-from .sampling import Reader, TestClips, VideoReader, clip_pair_chunks, crop_offsets, frame_difference
+from .sampling import Reader, ReaderHung, ReaderKilled, TestClips, VideoReader, clip_pair_chunks, crop_offsets, frame_difference, watched_items
 from .scl import scl_sizes
 from .video import Guard, VideoError, _Clock, _forward, _open, _rgb, probe_video, resize_frame
 from .winograd import relu_conv
@@ -312,11 +310,12 @@ class Recognizer:
     def __init__(self,
         model:nn.Module, # the network: an FstCN, or another with `config`, `prepare` and `forward`
         classes:Sequence[str], # class names in the order of its outputs
-        n_clips:int=5, # clip pairs M of a video
+        n_clips:int|None=None, # clip pairs M of a video; None: as many as the network's configuration says
         fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`; what 'single' draws is drawn with a fixed seed
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
         guard:Guard|None=None, # child processes to decode unknown files in, under a time limit
     ):
+        if n_clips is None: n_clips = model.config.n_clips
         _check_recognizer(model, classes, n_clips, fusion)
         self.device = usable_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
@@ -463,7 +462,7 @@ def predict_many(
     "Recognize many videos into a file, a line each, going on where an earlier call stopped. Raises `ValueError` for a file that holds something else, or results of another network or other settings."
     if top_k < 1 or workers < 1: raise ValueError(f'top_k and workers must be at least 1, got {top_k} and {workers}')
     videos, top_k = dict.fromkeys(map(str, videos)), min(top_k, len(recognizer.classes))
-    with _Lines(out, _network(recognizer, top_k), videos) as lines, Guard(timeout) as guard, ThreadPoolExecutor(workers) as pool:
+    with _Lines(out, _network(recognizer, top_k), videos) as lines, Guard(timeout, workers) as guard, ThreadPoolExecutor(workers) as pool:
         todo, guarded = [v for v in videos if v not in lines.done], replace(recognizer.reader, guard=guard)
         def read(video):
             size, reader = _bytes(video), FrameFolder(guarded.short_side, guard) if Path(video).is_dir() else guarded     # the size before: a file may still grow
@@ -588,20 +587,15 @@ def score_videos(
 # %% ../nbs/10_inference.ipynb #b1e9d9b6
 def _watched(dataset, workers, timeout, path):
     "Items of a data set from worker processes. A `VideoError` is raised, and made of a worker that hangs or dies at item n, of `path(n)`."
-    others = set(active_children())
-    items = iter(DataLoader(dataset, batch_size=None, num_workers=workers, timeout=timeout if workers else 0))
-    readers = set(active_children()) - others
-    for n in count():
-        asked = monotonic()
-        try: item = next(items)
-        except StopIteration: return
-        except RuntimeError as e:
-            if any(reader.exitcode is not None for reader in readers): raise VideoError(path(n), 'reading it killed the process') from e
-            waited = monotonic() - asked
-            if readers and waited >= timeout: raise VideoError(path(n), f'reading it did not end within {timeout:g} s') from e
-            raise
-        if isinstance(item, VideoError): raise item
-        yield item
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, timeout=timeout if workers else 0)
+    n = 0
+    try:
+        for item in watched_items(loader):
+            if isinstance(item, VideoError): raise item
+            yield item
+            n += 1
+    except ReaderKilled as e: raise VideoError(path(n), 'reading it killed the process') from e
+    except ReaderHung as e: raise VideoError(path(n), f'reading it did not end within {timeout:g} s') from e
 
 # %% ../nbs/10_inference.ipynb #53c45c64
 def compare_fusions(

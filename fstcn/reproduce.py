@@ -24,6 +24,7 @@ from torch import nn
 from .baselines import BASELINES, fuse_two_stream, network_cost
 from .datasets import DATA_KINDS, VideoSplit, checksum, load_split, ucf101
 from .experiments import accuracy_by_views, compare_weights, paired_test, run_experiment, score_together
+from .files import file_sha256
 from .inference import Recognizer, Scores, view_probabilities
 from .model import FstCN, FstCNConfig, read_tensors
 from .records import RECORDS, environment, equal_seeds, mean_and_std, read_lines, read_records, replace_lines, write_record
@@ -31,7 +32,7 @@ from .sampling import Reader, VideoReader
 from .synthetic import CLASSES, make_synthetic
 from .training import FREE, TrainConfig, default_epochs, frames_stage, initialize, make_accelerator, make_optimizer, train_step
 from .video import FrameCache
-from .weights import _sha256, fetch_weights
+from .weights import fetch_weights
 
 # %% ../nbs/14d_reproduce.ipynb #c7f2fa6f
 @dataclass(frozen=True)
@@ -143,7 +144,6 @@ def estimate_minutes(
     job:Job, # what to do
     split:VideoSplit, # its data
     device:str|None=None, # where to run; None: a GPU if there is one
-    n_clips:int=5, # clip pairs M of a test video
     epochs:int|None=None, # see settings_for
 ) -> float: # minutes, without the reading of videos
     "Expected time of a job, by timing two steps and one test video."
@@ -158,7 +158,7 @@ def estimate_minutes(
         train_step(wrapped, [part], optimizer, accelerator, settings)
         seconds.append(time.perf_counter() - begun)
     model = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
-    pairs = torch.randint(0, 256, (n_clips, 2, c.n_frames, c.short_side, c.short_side*4//3, 3), dtype=torch.uint8)
+    pairs = torch.randint(0, 256, (c.n_clips, 2, c.n_frames, c.short_side, c.short_side*4//3, 3), dtype=torch.uint8)
     begun = time.perf_counter()
     view_probabilities(model, pairs)
     steps = settings.epochs*-(-len(split.train)//b)
@@ -167,7 +167,7 @@ def estimate_minutes(
 
 # %% ../nbs/14d_reproduce.ipynb #842f2805
 @cache
-def _digest(weights): return _sha256(fetch_weights(weights))[:12]           # as `initialize` tells it
+def _digest(weights): return file_sha256(fetch_weights(weights))[:12]           # as `initialize` tells it
 
 def _weights_for(job, n_classes, weights):
     "The weights that a job begins with, and its network's sizes."

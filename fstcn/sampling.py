@@ -5,20 +5,22 @@
 # %% auto #0
 __all__ = ['N_CLIPS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'DIFFERENCES', 'ClipSpec', 'frame_difference', 'crop_offsets',
            'crop_views', 'network_input', 'Reader', 'VideoReader', 'ClipPairDataset', 'EpochSampler', 'collate_pairs',
-           'clip_pair_chunks', 'read_clip_pairs', 'TestClips']
+           'clip_pair_chunks', 'read_clip_pairs', 'TestClips', 'ReaderKilled', 'ReaderHung', 'watched_items']
 
 # %% ../nbs/04_sampling.ipynb #6e43da8d
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import active_children
 from pathlib import Path
+from time import monotonic
 from typing import Protocol
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from .datasets import Video
 from .video import BACKENDS, Guard, VideoError, each_frame, probe_video, read_frames
@@ -330,3 +332,27 @@ class TestClips(Dataset):
         try: pairs, starts = read_clip_pairs(self.videos[i].path, self.clip, self.n_clips, self.reader)
         except VideoError as e: return e
         return {'pairs': pairs, 'starts': starts, 'label': self.videos[i].label, 'index': i}
+
+# %% ../nbs/04_sampling.ipynb #7ea1a002
+class ReaderKilled(Exception):
+    "A process that reads videos has ended."
+
+class ReaderHung(Exception):
+    "A process that reads videos did not answer in time."
+
+def watched_items(
+    loader:DataLoader, # with or without worker processes; its timeout is in seconds
+) -> Iterator: # its items
+    "Items of a data loader. Raises `ReaderKilled` or `ReaderHung` where a worker process is lost."
+    others = set(active_children())
+    items = iter(loader)
+    readers = set(active_children()) - others
+    while True:
+        asked = monotonic()
+        try: item = next(items)
+        except StopIteration: return
+        except RuntimeError as e:
+            if any(reader.exitcode is not None for reader in readers): raise ReaderKilled('a reading process was killed') from e
+            if readers and monotonic() - asked >= loader.timeout: raise ReaderHung(f'no answer within {loader.timeout:g} s') from e
+            raise
+        yield item

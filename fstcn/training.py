@@ -29,11 +29,11 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from .datasets import Video, fingerprint
-from .files import remove_parts
+from .files import file_sha256, remove_parts
 from .inference import _watched, accuracies
-from .model import CheckpointError, FstCN, FstCNConfig, TrainedOn, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
-from .sampling import ClipPairDataset, EpochSampler, Reader, TestClips, VideoReader, collate_pairs, crop_offsets
-from .weights import _sha256, fetch_weights, load_imagenet
+from .model import CheckpointError, ForeignFileError, FstCN, FstCNConfig, TrainedOn, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
+from .sampling import ClipPairDataset, EpochSampler, Reader, ReaderHung, ReaderKilled, TestClips, VideoReader, collate_pairs, crop_offsets, watched_items
+from .weights import fetch_weights, load_imagenet
 
 # %% ../nbs/11_training.ipynb #db6a4376
 @dataclass(frozen=True)
@@ -247,10 +247,11 @@ def validate(
     videos:Sequence[Video], # videos that are not trained on
     reader:Reader, # what reads frames
     accelerator:Accelerator, # processes share the videos
-    n_clips:int=5, # clip pairs M of a video, of which the centre crop is seen
+    n_clips:int|None=None, # clip pairs M of a video, of which the centre crop is seen; None: as the network's configuration says
     timeout:float=600., # seconds to wait for a video from the worker process
 ) -> dict[str,float]: # shares in [0,1]: clip_top1, clip_top5, video_top1, mean_class; and loss
     "Accuracy of clip pairs and of videos. Raises `VideoError` for a video that cannot be read or does not end."
+    if n_clips is None: n_clips = model.config.n_clips
     was, world, rank = model.training, accelerator.num_processes, accelerator.process_index
     model.eval()
     size, mine, found = model.config.crop_size, videos[rank::world], []
@@ -293,16 +294,17 @@ def _batches(plan, data, config, device):
     "For each step its number, this process's parts, and the seconds that passed until they came."
     loader = DataLoader(data, batch_sampler=plan, num_workers=config.workers, collate_fn=collate_pairs, timeout=config.timeout if config.workers else 0,
                         pin_memory=device.type == 'cuda', generator=torch.Generator())  # of its own, or loading would draw from dropout's random numbers
-    fetch = iter(loader)
+    fetch = watched_items(loader)
     for step in range(plan.start, plan.steps):
         since = time.perf_counter()
         try: parts = [next(fetch) for _ in range(config.accumulate)]
-        except RuntimeError as e:
-            ends = {'timed out': f'no batch within {config.timeout:g} s; one of these does not end', 'exited unexpectedly': 'a reading process was killed, by one of these or for lack of memory'}
-            why = next((words for k, words in ends.items() if k in str(e)), None)
-            if why is None: raise
-            raise TrainingError(f'{why}; `fstcn check` finds a video that does this: {_names(plan, step, data)}') from e
+        except ReaderHung as e:
+            raise TrainingError(f'no batch within {config.timeout:g} s; one of these does not end; {_suspects(plan, step, data)}') from e
+        except ReaderKilled as e:
+            raise TrainingError(f'a reading process was killed, by one of these or for lack of memory; {_suspects(plan, step, data)}') from e
         yield step, parts, time.perf_counter() - since
+
+def _suspects(plan, step, data): return f'`fstcn check` finds a video that does this: {_names(plan, step, data)}'
 
 def _names(plan, step, data): return ', '.join(str(data.videos[i].path) for _, i in plan.batch(step)[plan.rank::plan.world])
 
@@ -491,19 +493,20 @@ def initialize(
 ) -> Beginning: # what was taken, and what is new
     "Begin with known weights, Sec. 2.3. Raises `CheckpointError` or `WeightsError` where they do not fit."
     path = fetch_weights(weights)
-    digest = _sha256(path)[:12]
+    digest = file_sha256(path)[:12]
+    source = None
     if path.suffix == '.safetensors':
         try: source, theirs, _ = load_checkpoint(path)
-        except CheckpointError as e:
-            if 'but not of fstcn' not in str(e): raise
-        else:
-            if not isinstance(source, FstCN): raise CheckpointError(f'{path}: holds the network {type(source).__name__}; begin with an F_STCN')
-            try: new = _adopt(model, source, tuple(classes) == theirs)
-            except CheckpointError as e: raise CheckpointError(f'{path}: {e}') from None
-            model.trained_on = source.trained_on
-            return Beginning(path.name, digest, tuple(new), source.config.path, len(theirs))
-    report = load_imagenet(model, path)
-    return Beginning(path.name, digest, tuple(report.skipped), imagenet=report.loaded)
+        except ForeignFileError: pass                            # such as ImageNet weights
+    if source is None:
+        report = load_imagenet(model, path)
+        return Beginning(path.name, digest, tuple(report.skipped), imagenet=report.loaded)
+    if not isinstance(source, FstCN):
+        raise CheckpointError(f'{path}: holds the network {type(source).__name__}; begin with an F_STCN')
+    try: new = _adopt(model, source, tuple(classes) == theirs)
+    except CheckpointError as e: raise CheckpointError(f'{path}: {e}') from None
+    model.trained_on = source.trained_on
+    return Beginning(path.name, digest, tuple(new), source.config.path, len(theirs))
 
 # %% ../nbs/11_training.ipynb #a7d97562
 LAST_THREE = ('spatial.fc.fc6', 'spatial.fc.fc7', 'classifier')  # what stage 2 fine-tunes, Sec. 2.3

@@ -183,8 +183,6 @@ def load_imagenet(
     return LoadReport(LAYERS[:n], skipped | {name: 'not in the file' for name in others if name not in LAYERS})
 
 # %% ../nbs/05b_weights.ipynb #c94dca5b
-_sha256 = file_sha256 # the name by which other notebooks still know it
-
 def _download(url, target, sha256):
     "Write what `url` holds to `target`, whole and verified or not at all."
     try:

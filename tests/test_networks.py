@@ -3,10 +3,13 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from fstcn.cli import app
 from fstcn.inference import Recognizer
 from fstcn.model import load_checkpoint, save_checkpoint
 from fstcn.reproduce import NETWORKS
+from fstcn.video import write_video
 
 CLASSES = ('bend', 'clap', 'run', 'walk')
 
@@ -62,3 +65,22 @@ def test_switches_change_the_answer(tmp_path, frames):
         assert asdict(model.config) != asdict(NETWORKS['both'](len(CLASSES), 'small').config) or name == 'both'
         views[name] = Recognizer(model, CLASSES, device='cpu').predict(frames).views
     for name in set(views) - {'both'}: assert not torch.equal(views[name], views['both'])
+
+
+RIVALS = ('signed', 'p-identity', 'conv3d', 'slow-fusion', 'two-stream-temporal')
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_commands_take_any_network(tmp_path, frames, name):
+    "`predict`, `explain` and `info` on a checkpoint of a rival or an ablation."
+    model = make(name)
+    file = save_checkpoint(tmp_path/'net.safetensors', model, CLASSES)
+    film = write_video(tmp_path/'film.avi', frames)
+    run = CliRunner().invoke
+    got = run(app, ['predict', str(film), '-c', str(file), '--clips', '1'])
+    expected = Recognizer(model, CLASSES, n_clips=1, device='cpu').predict(film).labels
+    assert got.exit_code == 0 and [line.split()[-1] for line in got.stdout.splitlines()] == list(expected)
+    got = run(app, ['info', str(file)])
+    assert got.exit_code == 0 and f'network     {type(model).__name__}' in got.stdout and 'GFLOP' in got.stdout
+    got = run(app, ['explain', str(film), '-c', str(file), '--clips', '1', '--out', str(tmp_path/'seen')])
+    assert got.exit_code == 0 and {p.suffix for p in (tmp_path/'seen').iterdir()} == {'.mp4', '.png'}, got.output
