@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from .datasets import Video, fingerprint
-from .files import file_sha256, remove_parts
+from .files import atomic, file_sha256, remove_parts
 from .inference import _watched, accuracies
 from .model import CheckpointError, ForeignFileError, FstCN, FstCNConfig, TrainedOn, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
 from .sampling import ClipPairDataset, EpochSampler, Reader, ReaderHung, ReaderKilled, TestClips, VideoReader, collate_pairs, crop_offsets, watched_items
@@ -328,12 +328,12 @@ def write_history(
 ) -> None:
     "Write `history.csv` and `train.json` into a run's folder."
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out/'history.csv', 'w', newline='', encoding='utf-8') as f:
-        w = csv.DictWriter(f, list(dict.fromkeys(k for row in history for k in row)))
-        w.writeheader()
-        w.writerows(history)
-    (out/'train.json').write_text(json.dumps(asdict(config), indent=1), encoding='utf-8')
+    columns = list(dict.fromkeys(k for row in history for k in row))
+    with atomic(out/'history.csv') as part, open(part, 'w', newline='', encoding='utf-8') as f:
+        table = csv.DictWriter(f, columns)
+        table.writeheader()
+        table.writerows(history)
+    with atomic(out/'train.json') as part: part.write_text(json.dumps(asdict(config), indent=1), encoding='utf-8')
 
 # %% ../nbs/11_training.ipynb #849e3701
 class _Run:
