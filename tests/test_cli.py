@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fstcn.cli import app
 
-NB = Path(__file__).resolve().parent.parent/'nbs'/'15_cli.ipynb'
+NB = Path(__file__).resolve().parent.parent/'nbs'/'practice'/'43_cli.ipynb'
 
 
 def test_stored_help_is_of_today():

@@ -12,8 +12,12 @@ import yaml
 from nbdev.doclinks import nbglob
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS = sorted((ROOT/'nbs').glob('*.ipynb'))
+NBS = sorted((p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts), key=lambda p: p.name)
 CHAPTERS = [nb for nb in NBS if nb.name != 'index.ipynb']
+
+
+def place(nb): return nb.relative_to(ROOT/'nbs').as_posix()
+
 PATHS = re.compile(r'(?<![\w.~-])/(?:root|home|tmp|work|Users|var/folders|private)/|site-packages|[A-Z]:\\Users')
 PROGRESS = re.compile(r'\d%\||\d ?(?:it|s)/(?:s|it)\b')
 
@@ -150,13 +154,13 @@ def test_sidebar_lists_every_notebook_in_order():
     contents = yaml.safe_load((ROOT/'nbs'/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
     listed = [name for entry in contents for name in (entry['contents'] if isinstance(entry, dict) else [entry])]
     assert len(listed) == len(set(listed)), 'listed twice'
-    assert set(listed) == {nb.name for nb in NBS}
+    assert set(listed) == {place(nb) for nb in NBS}
     assert listed[0] == 'index.ipynb'
 
 
 def test_contributing_maps_every_notebook():
     text = (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8')
-    assert not [nb.name for nb in NBS if f'nbs/{nb.name}' not in text]
+    assert not [place(nb) for nb in NBS if f'nbs/{place(nb)}' not in text]
 
 
 def test_links_between_notebooks_lead_somewhere():
@@ -192,7 +196,7 @@ def docs_faults(notebooks):
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_docs_can_be_made(): assert docs_faults([nb.name for nb in NBS]) == []
+def test_docs_can_be_made(): assert docs_faults([place(nb) for nb in NBS]) == []
 
 
 def test_docs_can_be_made_is_red(tmp_path):

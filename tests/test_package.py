@@ -62,7 +62,7 @@ def test_light_import(module, unwanted, tmp_path):
 
 def order():
     "Module name to position in the reading order, from the notebooks' numbers."
-    return {nb.stem.partition('_')[2]: nb.stem for nb in sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))}
+    return {nb.stem.partition('_')[2]: nb.stem for nb in sorted((ROOT/'nbs').rglob('[0-9]*.ipynb'), key=lambda p: p.stem)}
 
 
 def siblings(source):
