@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from .datasets import Video, ucf101
 from .records import environment
-from .sampling import ClipPairDataset, ClipSpec, EpochSampler, collate_pairs
+from .loading import ClipPairDataset, EpochSampler, collate_pairs
+from .sampling import ClipSpec
 from .synthetic import DEMO_CLASSES, make_synthetic
 from .video import BACKENDS, FrameCache, _import, _memory, probe_video, read_frames, write_video
 

@@ -123,7 +123,7 @@ def _settings(**given):
 
 def _reader(config, cache, backend='auto'):
     "Reads through a cache of decoded frames if a folder is given."
-    from fstcn.sampling import VideoReader
+    from fstcn.loading import VideoReader
     from fstcn.video import FrameCache
     if cache is not None and backend != 'auto': raise ValueError('--cache decodes with its own exact reader: give --backend or --cache, not both')
     return VideoReader(config.short_side, backend) if cache is None else FrameCache(cache, config.short_side)
@@ -289,7 +289,8 @@ def weights(
     out: Annotated[Path, typer.Option(help='Checkpoint to write.')] = Path('imagenet.safetensors'),
 ) -> None:
     "Turn ImageNet weights into a checkpoint of the auxiliary classifier, stage 1 of the paper."
-    from fstcn.model import FstCN, FstCNConfig, save_checkpoint
+    from fstcn.checkpoint import save_checkpoint
+    from fstcn.model import FstCN, FstCNConfig
     from fstcn.weights import fetch_weights, imagenet_state, load_imagenet
     found = imagenet_state(fetch_weights(source))
     widths = {name.rpartition('.')[0]: len(tensor) for name, tensor in found.state.items()}
@@ -493,7 +494,8 @@ def info(
 ) -> None:
     "Show what a checkpoint holds: classes, sampling, what it was trained on, and every layer with its cost."
     from fstcn.export import layer_table
-    from fstcn.model import FstCN, load_checkpoint
+    from fstcn.checkpoint import load_checkpoint
+    from fstcn.model import FstCN
     model, classes, kept = load_checkpoint(_existing(checkpoint))
     c, table = model.config, layer_table(model)
     data = kept.get('data', {})

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from .datasets import DatasetError, Video, VideoSplit, checksum, hold_out, leaked_videos
 from .fusion import FUSIONS
 from .inference import Recognizer, Scores, accuracies, score_videos
-from .model import FstCN, FstCNConfig, TrainedOn, read_tensors
+from .checkpoint import TrainedOn, read_tensors
+from .model import FstCN, FstCNConfig
 from .records import environment, write_lines
-from .sampling import Reader, VideoReader
+from .loading import Reader, VideoReader
 from .training import TrainConfig, initialize, train
 from .video import VideoError
 from .visualize import plot_confusion, plot_history

@@ -33,8 +33,11 @@ from tqdm import tqdm
 from .datasets import Video
 from .files import atomic
 from .fusion import FUSIONS, fuse_sci
-from .model import FstCN, load_checkpoint, usable_device
-from .sampling import Reader, ReaderHung, ReaderKilled, TestClips, VideoReader, clip_pair_chunks, crop_offsets, frame_difference, watched_items
+from .checkpoint import load_checkpoint
+from .devices import usable_device
+from .model import FstCN
+from .loading import Reader, ReaderHung, ReaderKilled, TestClips, VideoReader, clip_pair_chunks, watched_items
+from .sampling import crop_offsets, frame_difference
 from .scl import scl_sizes
 from .video import Guard, VideoError, _Clock, _forward, _open, _rgb, probe_video, resize_frame
 from .winograd import relu_conv

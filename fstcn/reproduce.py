@@ -26,9 +26,10 @@ from .datasets import DATA_KINDS, VideoSplit, checksum, load_split, ucf101
 from .experiments import accuracy_by_views, compare_weights, paired_test, run_experiment, score_together
 from .files import file_sha256
 from .inference import Recognizer, Scores, view_probabilities
-from .model import FstCN, FstCNConfig, read_tensors
+from .checkpoint import read_tensors
+from .model import FstCN, FstCNConfig
 from .records import RECORDS, environment, equal_seeds, mean_and_std, read_lines, read_records, replace_lines, write_record
-from .sampling import Reader, VideoReader
+from .loading import Reader, VideoReader
 from .synthetic import CLASSES, make_synthetic
 from .training import FREE, TrainConfig, default_epochs, frames_stage, initialize, make_accelerator, make_optimizer, train_step
 from .video import FrameCache

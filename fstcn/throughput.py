@@ -25,9 +25,11 @@ from torchvision.transforms.functional import normalize
 
 from .export import network_flops
 from .inference import Recognizer, plain_loop
-from .model import FstCN, FstCNConfig, compile_network, usable_device
+from .devices import compile_network, usable_device
+from .model import FstCN, FstCNConfig
 from .records import environment
-from .sampling import IMAGENET_MEAN, IMAGENET_STD, VideoReader, network_input, read_clip_pairs
+from .loading import VideoReader, read_clip_pairs
+from .sampling import IMAGENET_MEAN, IMAGENET_STD, network_input
 from .scl import LocalResponseNorm, scl_sizes
 from .training import TrainConfig, make_optimizer
 from .video import write_video

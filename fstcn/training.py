@@ -31,8 +31,11 @@ from tqdm import tqdm
 from .datasets import Video, fingerprint
 from .files import atomic, file_sha256, remove_parts
 from .inference import _watched, accuracies
-from .model import CheckpointError, ForeignFileError, FstCN, FstCNConfig, TrainedOn, compile_network, load_checkpoint, read_tensors, save_checkpoint, usable_device, write_tensors
-from .sampling import ClipPairDataset, EpochSampler, Reader, ReaderHung, ReaderKilled, TestClips, VideoReader, collate_pairs, crop_offsets, watched_items
+from .checkpoint import CheckpointError, ForeignFileError, TrainedOn, load_checkpoint, read_tensors, save_checkpoint, write_tensors
+from .devices import compile_network, usable_device
+from .model import FstCN, FstCNConfig
+from .loading import ClipPairDataset, EpochSampler, Reader, ReaderHung, ReaderKilled, TestClips, VideoReader, collate_pairs, watched_items
+from .sampling import crop_offsets
 from .weights import fetch_weights, load_imagenet
 
 # %% ../nbs/practice/35_training.ipynb #db6a4376

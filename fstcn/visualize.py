@@ -26,7 +26,8 @@ from .datasets import Video, name_some
 from .files import atomic
 from .inference import Recognizer
 from .model import FstCN
-from .sampling import crop_offsets, frame_difference, read_clip_pairs
+from .loading import read_clip_pairs
+from .sampling import crop_offsets, frame_difference
 from .video import write_video
 
 # %% ../nbs/practice/36_visualize.ipynb #0c5bc2c6

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from fstcn.cli import app
 from fstcn.inference import Recognizer
-from fstcn.model import load_checkpoint, save_checkpoint
+from fstcn.checkpoint import load_checkpoint, save_checkpoint
 from fstcn.reproduce import NETWORKS
 from fstcn.video import write_video
 

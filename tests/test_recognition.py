@@ -15,7 +15,8 @@ import torch
 
 import fstcn.inference
 from fstcn.inference import Recognizer, predict_many
-from fstcn.model import FstCN, FstCNConfig, save_checkpoint
+from fstcn.checkpoint import save_checkpoint
+from fstcn.model import FstCN, FstCNConfig
 from fstcn.video import write_video
 
 

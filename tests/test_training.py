@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from fstcn.files import PART
-from fstcn.model import load_checkpoint, read_tensors
+from fstcn.checkpoint import load_checkpoint, read_tensors
 from fstcn.video import write_video
 
 DRIVER = '''
