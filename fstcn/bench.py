@@ -28,7 +28,9 @@ from .video import BACKENDS, FrameCache, _import, _memory, probe_video, read_fra
 
 # %% ../nbs/practice/41_bench.ipynb #9e32da69
 def _decord(path, indices, threads=0):
-    return _import('decord').VideoReader(str(path), num_threads=threads).get_batch(indices).asnumpy()
+    return _import('decord').VideoReader(
+        str(path), num_threads=threads
+    ).get_batch(indices).asnumpy()
 
 def _decord_sorted(path, indices):
     distinct, where = np.unique(indices, return_inverse=True)
@@ -46,22 +48,33 @@ def _first_touch(path, indices):
     _memory(path).clear()
     return read_frames(path, indices)
 
-READERS: dict[str, Callable] = {'fstcn': read_frames, 'fstcn, first touch': _first_touch, 'decord get_batch': _decord, 'decord, sorted, 1 thread': _decord_sorted, 'PyAV to the last frame': _pyav}
+READERS: dict[str, Callable] = {
+    'fstcn': read_frames, 'fstcn, first touch': _first_touch, 'decord get_batch': _decord,
+    'decord, sorted, 1 thread': _decord_sorted, 'PyAV to the last frame': _pyav
+}
 
 # %% ../nbs/practice/41_bench.ipynb #83093def
 def _scene(n:int, noise:float=5.7, seed:int=0) -> Iterator[np.ndarray]:
     "Frames (240,320,3) of something like a filmed scene."
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[:240, :640]
-    field = sum(a*np.sin(x/p + c)*np.cos(y/q + d) for a, p, q, c, d in rng.uniform([10, 5, 5, 0, 0], [30, 40, 40, 6, 6], (6, 5)))
-    scene, grain = np.stack([128 + field, 128 + np.roll(field, 31, 1), 128 - field], -1), rng.normal(size=(8, 240, 320, 3))*noise
+    field = sum(
+        a*np.sin(x/p + c)*np.cos(y/q + d)
+        for a, p, q, c, d in rng.uniform([10, 5, 5, 0, 0], [30, 40, 40, 6, 6], (6, 5))
+    )
+    scene, grain = np.stack(
+        [128 + field, 128 + np.roll(field, 31, 1), 128 - field], -1
+    ), rng.normal(size=(8, 240, 320, 3))*noise
     for i in range(n):
-        pan, top, left = int(150 + 140*np.sin(i/40)), int(100 + 60*np.sin(i/7)), int(140 + 80*np.cos(i/9))
+        pan, top, left = int(
+            150 + 140*np.sin(i/40)
+        ), int(100 + 60*np.sin(i/7)), int(140 + 80*np.cos(i/9))
         f = scene[:, pan:pan + 320] + grain[i*i % 8]
         f[top:top + 40, left:left + 30] = 200, 60, 40
         yield np.clip(f, 0, 255).astype(np.uint8)
 
 def _time_pairs(path:Path, starts:Sequence[int], readers:dict[str,Callable]) -> dict[str,dict]:
-    "Median milliseconds of each reader over the clip pairs that begin at `starts`, and how many pairs it got wrong."
+    """Median milliseconds of each reader over the clip pairs that begin at `starts`, and how many
+    pairs it got wrong."""
     n, ms, wrong = probe_video(path).n_frames, {k: [] for k in readers}, dict.fromkeys(readers, 0)
     for start in starts:
         indices = ClipSpec().frames(start, n).ravel().tolist()
@@ -74,7 +87,10 @@ def _time_pairs(path:Path, starts:Sequence[int], readers:dict[str,Callable]) -> 
     return {k: {'ms': statistics.median(v), 'wrong': wrong[k]} for k, v in ms.items()}
 
 # %% ../nbs/practice/41_bench.ipynb #481a76a6
-FORMATS = {'MPEG-4 AVI': ('.avi', {}), 'MPEG-4 AVI with B-frames': ('.avi', {'gop': 50, 'b_frames': 2}), 'H.264 MP4': ('.mp4', {'codec': 'libx264', 'b_frames': 2})}
+FORMATS = {
+    'MPEG-4 AVI': ('.avi', {}), 'MPEG-4 AVI with B-frames': ('.avi', {'gop': 50, 'b_frames': 2}),
+    'H.264 MP4': ('.mp4', {'codec': 'libx264', 'b_frames': 2})
+}
 
 def bench_reading(
     n_pairs:int=25, # clip pairs of each video, starts drawn at random
@@ -85,33 +101,57 @@ def bench_reading(
     "Time reading one clip pair, opening the file included."
     rng, out = np.random.default_rng(0), {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (suffix, options) in tqdm(FORMATS.items(), 'short videos', disable=None if progress else True):
+        for name, (suffix, options) in tqdm(
+            FORMATS.items(), 'short videos', disable=None if progress else True
+        ):
             rows = []
             for n in lengths:
-                path = write_video(Path(folder)/f'{n}{name}{suffix}'.replace(' ', ''), _scene(n), **options)
-                rows.append(_time_pairs(path, rng.integers(0, n - 29, max(1, n_pairs//len(lengths))).tolist(), READERS))
-            out[name] = {k: {'ms': statistics.mean(r[k]['ms'] for r in rows), 'wrong': sum(r[k]['wrong'] for r in rows)} for k in READERS}
+                path = write_video(
+                    Path(folder)/f'{n}{name}{suffix}'.replace(' ', ''), _scene(n), **options
+                )
+                rows.append(
+                    _time_pairs(
+                        path, rng.integers(0, n - 29, max(1, n_pairs//len(lengths))).tolist(),
+                        READERS
+                    )
+                )
+            out[name] = {
+                k: {
+                    'ms': statistics.mean(r[k]['ms'] for r in rows),
+                    'wrong': sum(r[k]['wrong'] for r in rows)
+                }
+                for k in READERS
+            }
         n = int(minutes*60*25)
-        long = (('MPEG-4 AVI', '.avi', {}), ('H.264 MP4', '.mp4', {'codec': 'libx264', 'gop': 250, 'preset': 'veryfast'})) if n else ()
+        long = (
+            ('MPEG-4 AVI', '.avi', {}),
+            ('H.264 MP4', '.mp4', {'codec': 'libx264', 'gop': 250, 'preset': 'veryfast'})
+        ) if n else ()
         for name, suffix, options in tqdm(long, 'long videos', disable=None if progress else True):
             path = write_video(Path(folder)/f'long{suffix}', _scene(n, noise=0.), **options)
             for where, first in (('start', 0), ('end', n - 130)):
                 starts = (first + rng.integers(0, 100, max(3, n_pairs//3))).tolist()
-                out[f'{minutes:g} minutes of {name}, {where}'] = _time_pairs(path, starts, {k: READERS[k] for k in ('fstcn', 'decord get_batch')})
+                out[f'{minutes:g} minutes of {name}, {where}'] = _time_pairs(
+                    path, starts, {k: READERS[k] for k in ('fstcn', 'decord get_batch')}
+                )
     return {'benchmark': 'reading', 'pairs': n_pairs, 'results': out, **environment()}
 
 # %% ../nbs/practice/41_bench.ipynb #f4b1d75f
 def _loader(data:ClipPairDataset, workers:int=0) -> Callable[[int],None]:
     "A function that loads one epoch as training does, in batches of 32."
     sampler = EpochSampler(len(data))
-    loader = DataLoader(data, 32, sampler=sampler, num_workers=workers, collate_fn=collate_pairs, persistent_workers=workers > 0)
+    loader = DataLoader(
+        data, 32, sampler=sampler, num_workers=workers, collate_fn=collate_pairs,
+        persistent_workers=workers > 0
+    )
     def load(epoch):
         sampler.set_epoch(epoch)
         for _ in loader: pass
     return load
 
 def _in_turn(tasks:dict[str,Callable[[int],None]], repeats:int) -> dict[str,np.ndarray]:
-    "Seconds of each task in each round, called in turn with 0, 1, 2, ...; the first round is not counted."
+    """Seconds of each task in each round, called in turn with 0, 1, 2, ...; the first round is not
+    counted."""
     seconds = {k: [] for k in tasks}
     for epoch in range(repeats + 1):
         for name, task in tasks.items():
@@ -128,23 +168,39 @@ def _overhead(videos:Sequence[Video], crop_size:int, epochs:int=9) -> dict[str,f
     def decode(epoch, choose):
         for i, v in enumerate(videos):
             for _ in BACKENDS['auto'](v.path, wanted(epoch, i) if choose else known[epoch][i]): pass
-    s = _in_turn({'decode': lambda epoch: decode(epoch, False), 'choose and decode': lambda epoch: decode(epoch, True), 'whole': _loader(data)}, epochs)
-    parts = {'before': s['choose and decode'] - s['decode'], 'after': s['whole'] - s['choose and decode']}
+    s = _in_turn(
+        {
+            'decode': lambda epoch: decode(epoch, False),
+            'choose and decode': lambda epoch: decode(epoch, True), 'whole': _loader(data)
+        },
+        epochs
+    )
+    parts = {
+        'before': s['choose and decode'] - s['decode'], 'after': s['whole'] - s['choose and decode']
+    }
     return {k: float(np.median(v/s['decode'])) for k, v in parts.items()}
 
 # %% ../nbs/practice/41_bench.ipynb #bd91667c
 def _matching_seconds() -> float:
-    "Time to read UCF-101's lists and match 13,320 empty files: 101 classes, 25 groups, as the official lists have them."
+    """Time to read UCF-101's lists and match 13,320 empty files: 101 classes, 25 groups, as the
+    official lists have them."""
     with tempfile.TemporaryDirectory() as folder:
         root, lists = Path(folder), Path(folder)/'ucfTrainTestlist'
         lists.mkdir()
         classes = [f'Class{i:03d}' for i in range(101)]
         (lists/'classInd.txt').write_text(''.join(f'{i + 1} {c}\n' for i, c in enumerate(classes)))
-        names = [f'{c}/v_{c}_g{g:02d}_c{k:02d}.avi' for k in range(1, 7) for c in classes for g in range(1, 26)][:13320]
+        names = [
+            f'{c}/v_{c}_g{g:02d}_c{k:02d}.avi' for k in range(1, 7) for c in classes
+            for g in range(1, 26)
+        ][:13320]
         for c in classes: (root/'UCF-101'/c).mkdir(parents=True)
         for n in names: (root/'UCF-101'/n).touch()
-        (lists/'testlist01.txt').write_text(''.join(f'{n}\n' for n in names if '_g0' in n and int(n.split('_g')[1][:2]) < 8))
-        (lists/'trainlist01.txt').write_text(''.join(f'{n} {int(n[5:8]) + 1}\n' for n in names if int(n.split('_g')[1][:2]) > 7))
+        (lists/'testlist01.txt').write_text(
+            ''.join(f'{n}\n' for n in names if '_g0' in n and int(n.split('_g')[1][:2]) < 8)
+        )
+        (lists/'trainlist01.txt').write_text(
+            ''.join(f'{n} {int(n[5:8]) + 1}\n' for n in names if int(n.split('_g')[1][:2]) > 7)
+        )
         begun = time.perf_counter()
         split = ucf101(root, 1, check_counts=False)
         assert len(split.train) + len(split.test) == 13320
@@ -156,10 +212,18 @@ def bench_loading(
     n_clips:int=4, # videos of each actor and class
     own:Sequence[str|Path]=(), # video files of your own, for the overhead on them
 ) -> dict: # record: seconds of an epoch, and the ratios
-    "Time an epoch of training samples: overhead over decoding, one worker and two, without and with a warm cache; and matching UCF-101's lists. Raises `VideoError` for a file of `own` that cannot be read."
+    """Time an epoch of training samples: overhead over decoding, one worker and two, without and
+    with a warm cache; and matching UCF-101's lists. Raises `VideoError` for a file of `own` that
+    cannot be read."""
     sizes = [n for info in map(probe_video, own) for n in (info.height, info.width)]
     with tempfile.TemporaryDirectory() as folder:
-        videos = ucf101(make_synthetic(Path(folder)/'data', DEMO_CLASSES, n_groups, n_clips, workers=1 if n_groups*n_clips < 20 else None), 1).train
+        videos = ucf101(
+            make_synthetic(
+                Path(folder)/'data', DEMO_CLASSES, n_groups, n_clips,
+                workers=1 if n_groups*n_clips < 20 else None
+            ),
+            1
+        ).train
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in worker processes
         data = ClipPairDataset(videos*3, 108)
@@ -168,12 +232,20 @@ def bench_loading(
         overhead = {'embedded data set, 120 x 160': _overhead(videos, 108)}
         for kind in list(FORMATS)[:2]:
             suffix, options = FORMATS[kind]
-            scenes = [Video(write_video(Path(folder)/f'{i}{suffix}', _scene(n, seed=i), **options), 0) for i, n in enumerate((60, 120, 180, 240)*8)]
+            scenes = [
+                Video(write_video(Path(folder)/f'{i}{suffix}', _scene(n, seed=i), **options), 0)
+                for i, n in enumerate((60, 120, 180, 240)*8)
+            ]
             overhead[f'{kind}, 240 x 320'] = _overhead(scenes, 204, epochs=25)
         if own:
-            overhead[f'{len(own)} files of {Path(own[0]).parent.name}'] = _overhead([Video(p, 0) for p in own]*max(1, 32//len(own)), min(204, *sizes), epochs=25)
+            overhead[f'{len(own)} files of {Path(own[0]).parent.name}'] = _overhead(
+                [Video(p, 0) for p in own]*max(1, 32//len(own)), min(204, *sizes), epochs=25
+            )
         torch.set_num_threads(threads)
-    ratios = {'two workers over one': ('no cache, 1 worker', 'no cache, 2 workers'), 'warm cache over none': ('no cache, this process', 'warm cache, this process')}
+    ratios = {
+        'two workers over one': ('no cache, 1 worker', 'no cache, 2 workers'),
+        'warm cache over none': ('no cache, this process', 'warm cache, this process')
+    }
     ratios = {k: float(np.median(seconds[a]/seconds[b])) for k, (a, b) in ratios.items()}
     seconds = {k: float(np.median(v)) for k, v in seconds.items()}
     return {'benchmark': 'loading', 'videos': len(data), 'seconds': seconds, 'ratios': ratios, 'overhead over decoding': overhead,

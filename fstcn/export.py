@@ -27,12 +27,16 @@ from .model import FstCN, FstCNConfig
 
 # %% ../nbs/practice/34_export.ipynb #4079f2f9
 class ClipPairNetwork(nn.Module):
-    "Preprocessing, network and softmax in one, for export: the middle frame for the spatial path, as in testing. Raises `ValueError` in training mode."
+    """Preprocessing, network and softmax in one, for export: the middle frame for the spatial path,
+    as in testing. Raises `ValueError` in training mode."""
     def __init__(self,
         model:FstCN, # network in evaluation mode
     ):
         super().__init__()
-        if model.training: raise ValueError('the network is in training mode, where dropout is active: call model.eval()')
+        if model.training:
+            raise ValueError(
+                'the network is in training mode, where dropout is active: call model.eval()'
+            )
         self.model = model
         self.eval()
 
@@ -57,19 +61,32 @@ def export_program(
 ) -> ExportedProgram: # uint8 (b,2,t,s,s,3) to probabilities (b,n), for any b; on the device of the network
     "The network as a graph without Python, by `torch.export`."
     c, device = model.config, next(model.parameters()).device
-    example = torch.zeros(2, 2, c.n_frames, c.crop_size, c.crop_size, 3, dtype=torch.uint8, device=device)
-    plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)   # a recognizer's weights are channels-last, which .pt2 does not keep
-    with torch.no_grad(): return torch.export.export(ClipPairNetwork(plain), (example,), dynamic_shapes=({0: Dim('batch')},))
+    example = torch.zeros(
+        2, 2, c.n_frames, c.crop_size, c.crop_size, 3, dtype=torch.uint8, device=device
+    )
+    # a recognizer's weights are channels-last, which .pt2 does not keep
+    plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        return torch.export.export(
+            ClipPairNetwork(plain), (example,), dynamic_shapes=({0: Dim('batch')},)
+        )
 
 # %% ../nbs/practice/34_export.ipynb #53d64f04
 def _write_onnx(program, facts, path):
     missing = [p for p in ('onnx', 'onnxscript') if importlib.util.find_spec(p) is None]
-    if missing: raise ValueError(f"writing ONNX needs {' and '.join(missing)}, not installed here: pip install 'fstcn[onnx]'")
-    onnx = torch.onnx.export(program, dynamo=True, input_names=['pairs'], output_names=['probabilities'], verbose=False)
+    if missing:
+        raise ValueError(
+            f"writing ONNX needs {' and '.join(missing)}, not installed here: pip install 'fstcn[onnx]'"
+        )
+    onnx = torch.onnx.export(
+        program, dynamo=True, input_names=['pairs'], output_names=['probabilities'], verbose=False
+    )
     onnx.model.metadata_props['fstcn'] = json.dumps(facts)
-    onnx.save(path, external_data=False)                               # one file; ONNX allows 2 GB, the paper's network has 1.1
+    # one file; ONNX allows 2 GB, the paper's network has 1.1
+    onnx.save(path, external_data=False)
 
-def _write_pt2(program, facts, path): torch.export.save(program, path, extra_files={'fstcn': json.dumps(facts)})
+def _write_pt2(program, facts, path):
+    torch.export.save(program, path, extra_files={'fstcn': json.dumps(facts)})
 
 EXPORTS = {'.onnx': _write_onnx, '.pt2': _write_pt2}
 
@@ -77,10 +94,15 @@ def export_model(
     recognizer:Recognizer, # the network with its class names
     path:str|Path, # file to write; its extension chooses the format, '.onnx' or '.pt2'
 ) -> Path: # the file
-    "Write the recognizer's network for other runtimes, whole or not at all. Raises `ValueError` for another extension, or if packages for ONNX are missing."
+    """Write the recognizer's network for other runtimes, whole or not at all. Raises `ValueError`
+    for another extension, or if packages for ONNX are missing."""
     path = Path(path)
-    if path.suffix not in EXPORTS: raise ValueError(f'{path}: the extension chooses the format, and must be one of {", ".join(EXPORTS)}')
-    with atomic(path) as part: EXPORTS[path.suffix](export_program(recognizer.model), _facts(recognizer), part)
+    if path.suffix not in EXPORTS:
+        raise ValueError(
+            f'{path}: the extension chooses the format, and must be one of {", ".join(EXPORTS)}'
+        )
+    with atomic(path) as part:
+        EXPORTS[path.suffix](export_program(recognizer.model), _facts(recognizer), part)
     return path
 
 # %% ../nbs/practice/34_export.ipynb #f11e3000
@@ -89,9 +111,13 @@ def network_flops(
     inputs:Sequence[Tensor], # what its forward takes
     backward:bool=False, # count the backward pass, too
 ) -> dict[str,int]: # FLOPs by name of the module, '' the whole network
-    "Work of matrix products and convolutions, in which a multiplication and an addition are two; only shapes are computed."
+    """Work of matrix products and convolutions, in which a multiplication and an addition are two;
+    only shapes are computed."""
     state, training = (*net.named_parameters(), *net.named_buffers()), net.training
-    shapes = {name: torch.empty_like(x, device='meta').requires_grad_(x.requires_grad) for name, x in state}
+    shapes = {
+        name: torch.empty_like(x, device='meta').requires_grad_(x.requires_grad)
+        for name, x in state
+    }
     net.eval()
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
         out = functional_call(net, shapes, tuple(x.to('meta') for x in inputs))
@@ -111,13 +137,21 @@ def layer_table(
     if isinstance(model, FstCNConfig): network = FstCN
     def note(name):
         def hook(m, _, out):
-            rows.append({'layer': name, 'output': tuple(out.shape), 'parameters': sum(p.numel() for p in m.parameters())})
+            rows.append(
+                {
+                    'layer': name, 'output': tuple(out.shape),
+                    'parameters': sum(p.numel() for p in m.parameters())
+                }
+            )
         return hook
     with torch.device('meta'): net = network(config)
-    pixels = torch.zeros(1, 2, config.n_frames, config.crop_size, config.crop_size, 3, dtype=torch.uint8)
+    pixels = torch.zeros(
+        1, 2, config.n_frames, config.crop_size, config.crop_size, 3, dtype=torch.uint8
+    )
     inputs = net.prepare(pixels, torch.tensor([0]))
     for name, m in net.named_modules():
-        if not list(m.children()) and not isinstance(m, nn.Dropout): m.register_forward_hook(note(name))
+        if not list(m.children()) and not isinstance(m, nn.Dropout):
+            m.register_forward_hook(note(name))
     flops = network_flops(net, inputs)
     table = pd.DataFrame(rows).set_index('layer')
     return table.assign(multiply_adds=[flops.get(layer, 0)//2 for layer in table.index])

@@ -16,18 +16,32 @@ from torch import Tensor
 def _check_probabilities(
     p: Tensor, # candidate class probabilities (..., n)
 ) -> Tensor: # `p` itself
-    "Return `p`; `ValueError` unless every row of the last axis can be read as class probabilities, normalized or not."
+    """Return `p`; `ValueError` unless every row of the last axis can be read as class
+    probabilities, normalized or not."""
     if not isinstance(p, Tensor) or not p.is_floating_point():
         kind = p.dtype if isinstance(p, Tensor) else type(p).__name__
-        raise ValueError(f"probabilities must be a floating point tensor, got {kind}: use torch.as_tensor(p, dtype=torch.float32)")
+        raise ValueError(
+            f"probabilities must be a floating point tensor, got {kind}: "
+            "use torch.as_tensor(p, dtype=torch.float32)"
+        )
     n = p.shape[-1] if p.ndim else 0
-    if n < 2: raise ValueError(f"need at least two classes on the last axis, got shape {tuple(p.shape)}")
+    if n < 2:
+        raise ValueError(f"need at least two classes on the last axis, got shape {tuple(p.shape)}")
     if not torch.isfinite(p).all():
-        raise ValueError("probabilities hold NaN or infinity: look for logits that overflow, or frames that are not finite")
+        raise ValueError(
+            "probabilities hold NaN or infinity: look for logits that overflow, "
+            "or frames that are not finite"
+        )
     if (p < 0).any():
-        raise ValueError(f"probabilities must not be negative, got {p.min().item():.4g}: logits look like this, apply torch.softmax(logits, dim=-1)")
+        raise ValueError(
+            f"probabilities must not be negative, got {p.min().item():.4g}: "
+            "logits look like this, apply torch.softmax(logits, dim=-1)"
+        )
     if (p.amax(-1) == 0).any():
-        raise ValueError("a row of probabilities sums to zero: logits may look like this, apply torch.softmax(logits, dim=-1)")
+        raise ValueError(
+            "a row of probabilities sums to zero: "
+            "logits may look like this, apply torch.softmax(logits, dim=-1)"
+        )
     return p
 
 # %% ../nbs/paper/06_fusion.ipynb #ac76e23f
@@ -39,55 +53,72 @@ def _sci(
     return (1 - q).sum(-1) / ((p.shape[-1] - 1) * q.sum(-1))
 
 def sci(
-    p: Tensor, # class probabilities (..., n), finite, not negative, no row all zero; need not sum to one
-) -> Tensor: # sparsity concentration index (...), in [0,1]: 0 for a uniform row, 1 for a one-hot one
-    "Sparsity concentration index (Eq. 5); `ValueError` for fewer than two classes or rows that are no probabilities."
+    p: Tensor, # class probabilities (..., n); need not sum to one
+) -> Tensor: # (...), in [0,1]: 0 for a uniform row, 1 for a one-hot one
+    """Sparsity concentration index (Eq. 5); `ValueError` for fewer than two classes or rows that
+    are no probabilities."""
     return _sci(_check_probabilities(p))
 
 # %% ../nbs/paper/06_fusion.ipynb #cf1898f8
 def _check_views(
     p: Tensor, # candidate scores of all views (..., m, k, n)
 ) -> Tensor: # `p` itself
-    "Return `p`; `ValueError` unless it holds probabilities with a clip-pair axis and a crop axis, neither empty."
+    """Return `p`; `ValueError` unless it holds probabilities with a clip-pair axis and a crop axis,
+    neither empty."""
     _check_probabilities(p)
-    if p.ndim < 3: raise ValueError(f"need (..., clip pairs, crops, classes), got shape {tuple(p.shape)}: add the missing axes with p[:, None]")
-    if 0 in p.shape[-3:-1]: raise ValueError(f"need at least one clip pair and one crop, got shape {tuple(p.shape)}")
+    if p.ndim < 3:
+        raise ValueError(
+            f"need (..., clip pairs, crops, classes), got shape {tuple(p.shape)}: "
+            "add the missing axes with p[:, None]"
+        )
+    if 0 in p.shape[-3:-1]:
+        raise ValueError(f"need at least one clip pair and one crop, got shape {tuple(p.shape)}")
     return p
 
 def fuse_average(
     p: Tensor, # class probabilities (..., m, k, n) of m clip pairs and k crops
 ) -> Tensor: # fused score (..., n)
-    "Plain mean over clip pairs and crops (Sec. 2.4); `ValueError` for missing axes or rows that are no probabilities."
+    """Plain mean over clip pairs and crops (Sec. 2.4); `ValueError` for missing axes or rows that
+    are no probabilities."""
     return _check_views(p).mean((-3, -2))
 
 # %% ../nbs/paper/06_fusion.ipynb #249ec381
 def _fuse_crops(
     p: Tensor, # checked class probabilities (..., k, n) of the k crops of a clip pair
 ) -> Tensor: # score of the clip pair (..., n)
-    "Mean of the crops weighted by SCI (Eq. 6); the plain mean where every crop is uniform up to rounding."
+    """Mean of the crops weighted by SCI (Eq. 6); the plain mean where every crop is uniform up to
+    rounding."""
     weights = _sci(p)                                                           # (..., k)
     noise = 8 * max(torch.finfo(p.dtype).eps, torch.finfo(torch.float32).eps) / (p.shape[-1] - 1)
     weights = torch.where((weights > noise).any(-1, keepdim=True), weights, 1.)
     weights = weights / weights.sum(-1, keepdim=True)
-    return (weights[..., None] * p).sum(-2)                                     # (..., k, n) -> (..., n)
+    # (..., k, n) -> (..., n)
+    return (weights[..., None] * p).sum(-2)
 
 def fuse_sci(
     p: Tensor, # class probabilities (..., m, k, n) of m clip pairs and k crops
 ) -> Tensor: # fused score (..., n); maxima as they are, which need not sum to one
-    "SCI-weighted mean over crops (Eq. 6), then maximum over clip pairs (Eq. 7); `ValueError` for missing axes or rows that are no probabilities."
+    """SCI-weighted mean over crops (Eq. 6), then maximum over clip pairs (Eq. 7); `ValueError` for
+    missing axes or rows that are no probabilities."""
     return _fuse_crops(_check_views(p)).amax(-2)
 
 # %% ../nbs/paper/06_fusion.ipynb #194ea291
 def fuse_single(
-    p: Tensor, # class probabilities (..., m, k, n); k is 18 or 9 in the order of fstcn.sampling.crop_views, or 1
-    generator: torch.Generator | None = None, # source of the random draw; None is the global CPU generator
+    p: Tensor, # class probabilities (..., m, k, n); k is 18 or 9 as in crop_views, or 1
+    generator: torch.Generator | None = None, # of the draw; None: the CPU's own
 ) -> Tensor: # score (..., n) of one view per video
-    "Score of one random clip pair per video at its central crop (Table 2); `ValueError` as `fuse_average`, and where the central crop is unknown."
+    """Score of one random clip pair per video at its central crop (Table 2); `ValueError` as
+    `fuse_average`, and where the central crop is unknown."""
     *batch, m, k, n = _check_views(p).shape
-    if k not in (1, 9, 18): raise ValueError(f"the central crop is known among 1, 9 or 18 crops, got {k}: pass crop c alone, p[..., c:c+1, :]")
+    if k not in (1, 9, 18):
+        raise ValueError(
+            f"the central crop is known among 1, 9 or 18 crops, got {k}: "
+            "pass crop c alone, p[..., c:c+1, :]"
+        )
     device = 'cpu' if generator is None else generator.device
     clip = torch.randint(m, batch, generator=generator, device=device).to(p.device)         # (...)
-    central = p[..., 0 if k == 1 else 4, :]                                                 # (..., m, n)
+    # (..., m, n)
+    central = p[..., 0 if k == 1 else 4, :]
     return central.gather(-2, clip[..., None, None].expand(*batch, 1, n)).squeeze(-2)
 
 # %% ../nbs/paper/06_fusion.ipynb #7a237b7e

@@ -17,13 +17,20 @@ def _check(
     axes: tuple[str, ...], # names of its axes
     odd: bool = True, # whether every size must be odd
 ) -> None:
-    "`ValueError` unless `x` is a float32 or float64 tensor with `axes`, none of them empty, and of odd sizes if `odd`."
+    """`ValueError` unless `x` is a float32 or float64 tensor with `axes`, none of them empty, and
+    of odd sizes if `odd`."""
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name} must be a float32 or float64 tensor, got {kind}")
-    if x.ndim != len(axes): raise ValueError(f"{name} must have the axes ({', '.join(axes)}), got shape {tuple(x.shape)}")
+    if x.ndim != len(axes):
+        raise ValueError(
+            f"{name} must have the axes ({', '.join(axes)}), got shape {tuple(x.shape)}"
+        )
     for axis, size in zip(axes, x.shape, strict=True):
-        if odd and size % 2 == 0: raise ValueError(f"{name} must have odd sizes, got {axis}={size}: an even kernel has no center")
+        if odd and size % 2 == 0:
+            raise ValueError(
+                f"{name} must have odd sizes, got {axis}={size}: an even kernel has no center"
+            )
         if size == 0: raise ValueError(f"{name} is empty, got shape {tuple(x.shape)}")
 
 def _check_same_dtype(
@@ -31,14 +38,17 @@ def _check_same_dtype(
 ) -> None:
     "`ValueError` unless all `tensors` share one dtype."
     if len({x.dtype for x in tensors.values()}) > 1:
-        raise ValueError('dtypes differ: ' + ', '.join(f'{name} is {x.dtype}' for name, x in tensors.items()))
+        raise ValueError(
+            'dtypes differ: ' + ', '.join(f'{name} is {x.dtype}' for name, x in tensors.items())
+        )
 
 # %% ../nbs/paper/00_kernels.ipynb #9df59a0a
 def conv3d_full(
     v: Tensor, # video cube (t,h,w), float32 or float64
     kernel: Tensor, # 3D kernel (nt,ny,nx), odd sizes, dtype of `v`
 ) -> Tensor: # features (t,h,w)
-    "3D cross-correlation with zero padding and unchanged size (Eq. 1); `ValueError` for even sizes, wrong axes or unlike dtypes."
+    """3D cross-correlation with zero padding and unchanged size (Eq. 1); `ValueError` for even
+    sizes, wrong axes or unlike dtypes."""
     _check('v', v, ('t', 'h', 'w'), odd=False)
     _check('kernel', kernel, ('nt', 'ny', 'nx'))
     _check_same_dtype(v=v, kernel=kernel)
@@ -49,7 +59,8 @@ def kron_kernel(
     k_xy: Tensor, # spatial kernel (ny,nx), odd sizes, float32 or float64
     k_t: Tensor, # temporal kernel (nt,), odd size, dtype of `k_xy`
 ) -> Tensor: # 3D kernel (nt,ny,nx)
-    "Rank-1 3D kernel, the Kronecker product of a spatial and a temporal kernel (Eq. 2); `ValueError` for even sizes, wrong axes or unlike dtypes."
+    """Rank-1 3D kernel, the Kronecker product of a spatial and a temporal kernel (Eq. 2);
+    `ValueError` for even sizes, wrong axes or unlike dtypes."""
     _check('k_xy', k_xy, ('ny', 'nx'))
     _check('k_t', k_t, ('nt',))
     _check_same_dtype(k_xy=k_xy, k_t=k_t)
@@ -61,13 +72,16 @@ def conv3d_separable(
     k_xy: Tensor, # spatial kernel (ny,nx), odd sizes, dtype of `v`
     k_t: Tensor, # temporal kernel (nt,), odd size, dtype of `v`
 ) -> Tensor: # features (t,h,w), equal to `conv3d_full(v, kron_kernel(k_xy, k_t))`
-    "Every frame with `k_xy`, then the time line of every pixel with `k_t` (Eq. 3); `ValueError` for even sizes, wrong axes or unlike dtypes."
+    """Every frame with `k_xy`, then the time line of every pixel with `k_t` (Eq. 3); `ValueError`
+    for even sizes, wrong axes or unlike dtypes."""
     _check('v', v, ('t', 'h', 'w'), odd=False)
     _check('k_xy', k_xy, ('ny', 'nx'))
     _check('k_t', k_t, ('nt',))
     _check_same_dtype(v=v, k_xy=k_xy, k_t=k_t)
-    f_s = F.conv2d(v[:, None], k_xy[None, None], padding=[n // 2 for n in k_xy.shape])  # (t,1,h,w): frames are the batch
-    lines = f_s.flatten(1).T[:, None]                                                   # (h*w,1,t): pixels are the batch
+    # (t,1,h,w): frames are the batch
+    f_s = F.conv2d(v[:, None], k_xy[None, None], padding=[n // 2 for n in k_xy.shape])
+    # (h*w,1,t): pixels are the batch
+    lines = f_s.flatten(1).T[:, None]
     f_st = F.conv1d(lines, k_t[None, None], padding=len(k_t) // 2)                      # (h*w,1,t)
     return f_st[:, 0].T.reshape(v.shape)                                                # (t,h,w)
 
@@ -75,14 +89,18 @@ def conv3d_separable(
 def factorize_kernel(
     kernel: Tensor, # 3D kernel (nt,ny,nx), odd sizes, float32 or float64, finite
     rank: int = 1, # number r of separable terms, 1 to min(nt, ny*nx)
-) -> tuple[Tensor, Tensor]: # spatial kernels (r,ny,nx) of falling norm, temporal kernels (r,nt) of norm 1
-    "Best sum of `rank` separable kernels in the Frobenius norm, by SVD (Eckart-Young); `ValueError` for even sizes, wrong axes or an impossible rank."
+) -> tuple[Tensor, Tensor]: # spatial kernels (r,ny,nx), temporal kernels (r,nt) of norm 1
+    """Best sum of `rank` separable kernels in the Frobenius norm, by SVD (Eckart-Young);
+    `ValueError` for even sizes, wrong axes or an impossible rank."""
     _check('kernel', kernel, ('nt', 'ny', 'nx'))
     nt, ny, nx = kernel.shape
     most = min(nt, ny * nx)
     if not isinstance(rank, int) or not 1 <= rank <= most:
-        raise ValueError(f"rank must be a whole number from 1 to min(nt, ny*nx) = {most}, got {rank}")
+        raise ValueError(
+            f"rank must be a whole number from 1 to min(nt, ny*nx) = {most}, got {rank}"
+        )
     if not torch.isfinite(kernel).all(): raise ValueError("kernel holds NaN or infinity")
-    u, s, vh = torch.linalg.svd(kernel.reshape(nt, ny * nx), full_matrices=False)       # (nt,q), (q,), (q,ny*nx)
+    # (nt,q), (q,), (q,ny*nx)
+    u, s, vh = torch.linalg.svd(kernel.reshape(nt, ny * nx), full_matrices=False)
     k_xy = (s[:rank, None] * vh[:rank]).reshape(rank, ny, nx)
     return k_xy, u[:, :rank].T

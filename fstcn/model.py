@@ -21,7 +21,8 @@ from .tp import PERMUTATIONS, TPOperator
 # %% ../nbs/paper/05_model.ipynb #d70a2601
 @dataclass(frozen=True)
 class InputConfig:
-    "What a network is fed and how many classes it tells apart. Raises `ValueError` for values that make no network."
+    """What a network is fed and how many classes it tells apart. Raises `ValueError` for values
+    that make no network."""
     CHOICES:ClassVar[dict[str,tuple[str,...]]] = {} # by field: the words it may be
     LENGTHS:ClassVar[dict[str,int]] = {} # by field: how many numbers it must be
 
@@ -37,15 +38,23 @@ class InputConfig:
 
     def __post_init__(self):
         for name, value in list(vars(self).items()):
-            if isinstance(value, list): object.__setattr__(self, name, tuple(value))   # JSON has lists for tuples
+            # JSON has lists for tuples
+            if isinstance(value, list): object.__setattr__(self, name, tuple(value))
         for name, choices in self.CHOICES.items():
             value = getattr(self, name)
-            if value not in choices: raise ValueError(f'{name} must be one of {choices}, got {value!r}')
-        for name in set(vars(self)) - set(self.CHOICES) - {'dropout'}: _check_numbers(name, getattr(self, name))
+            if value not in choices:
+                raise ValueError(f'{name} must be one of {choices}, got {value!r}')
+        for name in set(vars(self)) - set(self.CHOICES) - {'dropout'}:
+            _check_numbers(name, getattr(self, name))
         self.check_lengths(**self.LENGTHS)
-        if self.n_classes < 2: raise ValueError(f'a classifier needs at least two classes, got n_classes={self.n_classes}')
-        if self.crop_size > self.short_side: raise ValueError(f'crop_size {self.crop_size} exceeds short_side {self.short_side}')
-        if not 0 <= self.dropout < 1: raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
+        if self.n_classes < 2:
+            raise ValueError(
+                f'a classifier needs at least two classes, got n_classes={self.n_classes}'
+            )
+        if self.crop_size > self.short_side:
+            raise ValueError(f'crop_size {self.crop_size} exceeds short_side {self.short_side}')
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
 
     def check_lengths(self,
         **lengths:int, # by field: how many numbers it must be
@@ -53,7 +62,8 @@ class InputConfig:
         "Raise `ValueError` for a field of another length."
         for name, length in lengths.items():
             value = getattr(self, name)
-            if len(value) != length: raise ValueError(f'{name} must be {length} numbers, got {value!r}')
+            if len(value) != length:
+                raise ValueError(f'{name} must be {length} numbers, got {value!r}')
 
     @property
     def clip(self) -> ClipSpec: # how clip pairs are sampled in time
@@ -63,22 +73,28 @@ class InputConfig:
 def _check_numbers(name, value):
     numbers = value if isinstance(value, tuple) else (value,)
     for n in numbers:
-        if not isinstance(n, int) or n < 1: raise ValueError(f'{name} must be whole numbers of at least 1, got {value!r}')
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f'{name} must be whole numbers of at least 1, got {value!r}')
 
 # %% ../nbs/paper/05_model.ipynb #ec46b37f
 PATHS = ('both', 'scl', 'tcl')
 
-SMALL = dict(short_side=120, crop_size=108, scl_channels=(24, 48, 64, 64), spatial_channels=64, temporal_channels=32,
-             permuted_channels=32, tcl_channels=8, fc_sizes=(256, 128), fusion_size=128, dropout=0.)
+SMALL = dict(
+    short_side=120, crop_size=108,
+    scl_channels=(24, 48, 64, 64), spatial_channels=64,
+    temporal_channels=32, permuted_channels=32, tcl_channels=8,
+    fc_sizes=(256, 128), fusion_size=128, dropout=0.,
+)
 
 @dataclass(frozen=True)
 class FstCNConfig(InputConfig):
-    "Sizes of the network and of its input, Sec. 2.5; the defaults are the paper's. Raises `ValueError` for values that make no network."
+    """Sizes of the network and of its input, Sec. 2.5; the defaults are the paper's. Raises
+    `ValueError` for values that make no network."""
     CHOICES = {'path': PATHS, 'difference': DIFFERENCES, 'permutation': PERMUTATIONS}
     LENGTHS = {'scl_channels': 4, 'fc_sizes': 2}
 
     path:str = 'both' # 'both', or one path alone: 'scl' (spatial) or 'tcl' (temporal), Table 2
-    scl_channels:tuple[int,int,int,int] = (96, 256, 512, 512) # feature maps of the shared conv1 to conv4
+    scl_channels:tuple[int,int,int,int] = (96, 256, 512, 512) # maps of conv1 to conv4
     spatial_channels:int = 512 # feature maps of the spatial path's conv5
     temporal_channels:int = 128 # feature maps of the temporal path's conv5, f
     permuted_channels:int = 128 # feature channels after P, f'
@@ -87,12 +103,13 @@ class FstCNConfig(InputConfig):
     fc_sizes:tuple[int,int] = (4096, 2048) # units of fc6 and fc7 of each path
     fusion_size:int = 2048 # units of the layer after concatenation
     difference:str = 'absolute' # of the difference clip: 'absolute', Eq. 4, or 'signed'
-    permutation:str = 'learned' # P of the T-P operator: 'learned', 'fixed' as it was drawn, or the 'identity'
+    permutation:str = 'learned' # P: 'learned', 'fixed' as it was drawn, or the 'identity'
 
     def __post_init__(self):
         super().__post_init__()
         sizes = self.tcl_kernel_sizes
-        if not sizes or any(k % 2 == 0 for k in sizes): raise ValueError(f'temporal kernels must have odd sizes, got {sizes}')
+        if not sizes or any(k % 2 == 0 for k in sizes):
+            raise ValueError(f'temporal kernels must have odd sizes, got {sizes}')
         scl_sizes(self.crop_size)
 
     @classmethod
@@ -108,12 +125,14 @@ class FstCNConfig(InputConfig):
         n_classes:int, # action classes
         **kwargs, # fields to change
     ) -> 'FstCNConfig': # same architecture for a CPU
-        "The same layers at 108 x 108 pixels with fewer channels and without dropout: trains in minutes on two cores."
+        """The same layers at 108 x 108 pixels with fewer channels and without dropout: trains in
+        minutes on two cores."""
         return cls(n_classes, **{**SMALL, **kwargs})
 
 # %% ../nbs/paper/05_model.ipynb #ae1d1e0b
 class TemporalPath(nn.Module):
-    "conv5 - ReLU - Pooling(3,3) of every difference frame, then T-P operator, TCL, fc6 and fc7 over the clip, Sec. 2.1 and 2.5."
+    """conv5 - ReLU - Pooling(3,3) of every difference frame, then T-P operator, TCL, fc6 and fc7
+    over the clip, Sec. 2.1 and 2.5."""
     def __init__(self,
         config:FstCNConfig, # sizes
     ):
@@ -124,7 +143,8 @@ class TemporalPath(nn.Module):
         self.pool = nn.MaxPool2d(3, 3, ceil_mode=True)
         self.tp = TPOperator(c.temporal_channels, c.permuted_channels, c.permutation)
         self.tcl = TemporalConvLayer(positions, c.tcl_channels, c.tcl_kernel_sizes, c.dropout)
-        self.fc = FullyConnected(len(c.tcl_kernel_sizes)*c.tcl_channels*c.n_frames*c.permuted_channels, c.fc_sizes, c.dropout)
+        motion = len(c.tcl_kernel_sizes)*c.tcl_channels*c.n_frames*c.permuted_channels
+        self.fc = FullyConnected(motion, c.fc_sizes, c.dropout)
 
     def forward(self,
         x:Tensor, # conv4's maps of the difference frames (b,t,c,h,w)
@@ -150,16 +170,22 @@ def register_network(
 def init_weights(
     layer:nn.Module, # any layer; only convolutions and linear layers are changed, in place
 ) -> None:
-    "He et al.'s normal initialization for layers with ReLU, zero biases; P keeps its own. For `Module.apply`."
+    """He et al.'s normal initialization for layers with ReLU, zero biases; P keeps its own. For
+    `Module.apply`."""
     if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
         nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
         nn.init.zeros_(layer.bias)
 
 def _check_input(config, rgb, diff):
-    c, s = config, config.crop_size
-    for name, x, shape, needed in (('rgb', rgb, (3, s, s), c.path != 'tcl'), ('diff', diff, (c.n_frames, 3, s, s), c.path != 'scl')):
-        if needed and (x is None or tuple(x.shape[1:]) != shape):
-            raise ValueError(f'{name} must have shape (b,{",".join(map(str, shape))}), got {None if x is None else tuple(x.shape)}')
+    size, t = config.crop_size, config.n_frames
+    if config.path != 'tcl': _check_shape('rgb', rgb, (3, size, size))
+    if config.path != 'scl': _check_shape('diff', diff, (t, 3, size, size))
+
+def _check_shape(name, x, shape):
+    got = None if x is None else tuple(x.shape)
+    if got is None or got[1:] != shape:
+        wanted = ','.join(map(str, shape))
+        raise ValueError(f'{name} must have shape (b,{wanted}), got {got}')
 
 # %% ../nbs/paper/05_model.ipynb #5d83ed08
 @register_network
@@ -171,16 +197,19 @@ class FstCN(nn.Module):
         config:FstCNConfig, # sizes, and which paths
     ):
         super().__init__()
-        self.config = config
-        self.scl = SpatialLayers(config.scl_channels)
-        if config.path != 'tcl':
-            self.spatial = SpatialPath(config.scl_channels[-1], config.spatial_channels, scl_sizes(config.crop_size)['conv4'], config.fc_sizes, config.dropout)
-        if config.path != 'scl': self.temporal = TemporalPath(config)
-        width = config.fc_sizes[1]
-        if config.path == 'both':
-            self.fc8, width = nn.Linear(2*width, config.fusion_size), config.fusion_size
-            self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(width, config.n_classes)
+        c = self.config = config
+        self.scl = SpatialLayers(c.scl_channels)
+        if c.path != 'tcl':
+            map_size = scl_sizes(c.crop_size)['conv4']
+            self.spatial = SpatialPath(
+                c.scl_channels[-1], c.spatial_channels, map_size, c.fc_sizes, c.dropout)
+        if c.path != 'scl': self.temporal = TemporalPath(c)
+        width = c.fc_sizes[1]
+        if c.path == 'both':
+            self.fc8 = nn.Linear(2*width, c.fusion_size)
+            self.dropout = nn.Dropout(c.dropout)
+            width = c.fusion_size
+        self.classifier = nn.Linear(width, c.n_classes)
         self.apply(init_weights)
         nn.init.normal_(self.classifier.weight, std=.01)
 
@@ -188,23 +217,30 @@ class FstCN(nn.Module):
         pairs:Tensor, # clip pairs, uint8 (b,2,t,h,w,3)
         rgb_index:Tensor, # which frame of the clip the spatial path sees, int64 (b,)
     ) -> tuple[Tensor,Tensor]: # the arguments of `forward`, see network_input
-        "Pixels to network input: one place for training, evaluation, prediction and saliency. Raises `ValueError` for other shapes or types."
+        """Pixels to network input: one place for training, evaluation, prediction and saliency.
+        Raises `ValueError` for other shapes or types."""
         return network_input(pairs, rgb_index, difference=self.config.difference)
 
     def features(self,
         rgb:Tensor|None, # one frame of each clip (b,3,h,w), normalized; None if path is 'tcl'
         diff:Tensor|None, # difference clips (b,t,3,h,w), normalized; None if path is 'scl'
-    ) -> dict[str,Tensor]: # 'scl' and 'tcl': fc7 of each path; 'joint': what the classifier sees; each (b,features)
+    ) -> dict[str,Tensor]: # (b,f): fc7 of 'scl' and 'tcl'; 'joint' is classified
         "The features of Fig. 4. Raises `ValueError` for other shapes than `config` says."
         _check_input(self.config, rgb, diff)
-        if self.config.path == 'scl': out = {'scl': self.spatial(self.scl(rgb))}
-        elif self.config.path == 'tcl': out = {'tcl': self.temporal(self.scl(diff.flatten(0, 1)).unflatten(0, diff.shape[:2]))}
-        else:
-            b, t = diff.shape[:2]
-            maps = self.scl(torch.cat([rgb, diff.flatten(0, 1)]).contiguous(memory_format=torch.channels_last))  # (b + b*t, c, h', w'): all frames in one pass
-            out = {'scl': self.spatial(maps[:b]), 'tcl': self.temporal(maps[b:].unflatten(0, (b, t)))}
-            return out | {'joint': self.dropout(self.fc8(torch.cat([out['scl'], out['tcl']], 1)).relu())}
-        return out | {'joint': next(iter(out.values()))}
+        if self.config.path == 'scl':
+            scl = self.spatial(self.scl(rgb))
+            return {'scl': scl, 'joint': scl}
+        b, t = diff.shape[:2]
+        if self.config.path == 'tcl':
+            maps = self.scl(diff.flatten(0, 1))              # (b*t, c, h', w')
+            tcl = self.temporal(maps.unflatten(0, (b, t)))
+            return {'tcl': tcl, 'joint': tcl}
+        frames = torch.cat([rgb, diff.flatten(0, 1)])        # (b + b*t, 3, h, w): one pass for all
+        maps = self.scl(frames.contiguous(memory_format=torch.channels_last))
+        scl = self.spatial(maps[:b])
+        tcl = self.temporal(maps[b:].unflatten(0, (b, t)))
+        joint = self.fc8(torch.cat([scl, tcl], 1)).relu()
+        return {'scl': scl, 'tcl': tcl, 'joint': self.dropout(joint)}
 
     def forward(self,
         rgb:Tensor|None, # one frame of each clip (b,3,h,w), normalized; None if path is 'tcl'

@@ -19,7 +19,8 @@ N_CLIPS = 5 # clip pairs M of a test video, Sec. 3
 
 @dataclass(frozen=True)
 class ClipSpec:
-    "How a clip pair is sampled in time, Sec. 2.2 and 3. Raises `ValueError` for values below 1 and for a start outside the video."
+    """How a clip pair is sampled in time, Sec. 2.2 and 3. Raises `ValueError` for values below 1
+    and for a start outside the video."""
     n_frames:int = 5 # frames of a clip, l_t
     stride:int = 5 # frames from one to the next, s_t
     dt:int = 9 # frames between the two whose difference is taken, d_t
@@ -29,7 +30,7 @@ class ClipSpec:
             raise ValueError(f'n_frames, stride and dt must be whole numbers, at least 1: {self}')
 
     @property
-    def span(self) -> int: # frames from the first to the last that a clip pair touches, both counted
+    def span(self) -> int: # frames, from the first that a clip pair touches to the last
         "Length of video that a clip pair needs, in frames."
         return (self.n_frames - 1)*self.stride + self.dt + 1
 
@@ -44,14 +45,18 @@ class ClipSpec:
         n_video:int, # frames of the video; what lies past its end is replaced by its last frame
     ) -> np.ndarray: # frame numbers (2,t): the clip's, and those `dt` later
         "Frame numbers of the clip pair that starts at `start`."
-        if not 0 <= start < n_video: raise ValueError(f'a clip cannot start at frame {start} of a video of {n_video} frames')
-        return np.minimum(start + self.stride*np.arange(self.n_frames) + [[0], [self.dt]], n_video - 1)
+        if not 0 <= start < n_video:
+            raise ValueError(f'a clip cannot start at frame {start} of a video of {n_video} frames')
+        return np.minimum(
+            start + self.stride*np.arange(self.n_frames) + [[0], [self.dt]], n_video - 1
+        )
 
     def spread(self,
         n_video:int, # frames of the video
         n_clips:int=N_CLIPS, # clip pairs M
     ) -> list[int]: # first frames of the clip pairs
-        "Starts spread evenly from the first possible to the last, for testing; a single one in the middle."
+        """Starts spread evenly from the first possible to the last, for testing; a single one in
+        the middle."""
         if n_clips < 1: raise ValueError(f'n_clips must be at least 1, got {n_clips}')
         last = self.n_starts(n_video) - 1
         return [last//2] if n_clips == 1 else [round(i*last/(n_clips - 1)) for i in range(n_clips)]
@@ -61,14 +66,23 @@ def frame_difference(
     a:Tensor, # frames, any shape, uint8 or floating
     b:Tensor, # frames `dt` later, same shape and dtype
 ) -> Tensor: # |a - b|, same shape and dtype
-    "Absolute difference of frames, Eq. 4, safe for bytes. Raises `ValueError` where shapes or dtypes differ or could wrap around."
-    if a.shape != b.shape or a.dtype != b.dtype or not (a.dtype == torch.uint8 or a.is_floating_point()):
-        raise ValueError(f'frames to subtract must agree, and be uint8 or floating: {tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}')
+    """Absolute difference of frames, Eq. 4, safe for bytes. Raises `ValueError` where shapes or
+    dtypes differ or could wrap around."""
+    if a.shape != b.shape or a.dtype != b.dtype or not (
+        a.dtype == torch.uint8 or a.is_floating_point()
+    ):
+        raise ValueError(
+            'frames to subtract must agree, and be uint8 or floating: '
+            f'{tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}'
+        )
     return torch.maximum(a, b) - torch.minimum(a, b)
 
 # %% ../nbs/paper/01_sampling.ipynb #375fb981
 def _check_crop(h, w, size):
-    if not 1 <= size <= min(h, w): raise ValueError(f'a crop of {size} x {size} does not fit into frames of {h} x {w} (height x width)')
+    if not 1 <= size <= min(h, w):
+        raise ValueError(
+            f'a crop of {size} x {size} does not fit into frames of {h} x {w} (height x width)'
+        )
 
 def draw_window(
     h:int, # height of the frame, pixels
@@ -88,7 +102,8 @@ def cut_window(
     "Copy a window of a picture into another."
     (top, left, mirrored), size = window, len(out)
     crop = frame[top:top+size, left:left+size]
-    if mirrored: cv2.flip(crop, 1, dst=out)                                 # copies and mirrors in one pass
+    # copies and mirrors in one pass
+    if mirrored: cv2.flip(crop, 1, dst=out)
     else: out[:] = crop
 
 # %% ../nbs/paper/01_sampling.ipynb #c6f7b825
@@ -99,12 +114,14 @@ def crop_offsets(
 ) -> list[tuple[int,int]]: # nine (top, left), row by row from the top left
     "The nine crop positions of Fig. 3. Raises `ValueError` if the crop does not fit."
     _check_crop(h, w, size)
-    return [(top, left) for top in (0, (h - size)//2, h - size) for left in (0, (w - size)//2, w - size)]
+    return [
+        (top, left) for top in (0, (h - size)//2, h - size) for left in (0, (w - size)//2, w - size)
+    ]
 
 def crop_views(
     x:Tensor, # frames or maps (...,h,w)
     size:int, # height and width of the crop, pixels
-) -> Tensor: # (18,...,size,size): nine positions row by row from the top left, then their mirror images
+) -> Tensor: # (18,...,size,size): nine positions row by row, then mirrored
     "The 18 views of Fig. 3. Raises `ValueError` if the crop does not fit."
     views = torch.stack([x[..., t:t+size, l:l+size] for t, l in crop_offsets(*x.shape[-2:], size)])
     return torch.cat([views, views.flip(-1)])
@@ -120,13 +137,24 @@ def network_input(
     dtype:torch.dtype=torch.float32, # floating type of the result
     difference:str='absolute', # 'absolute', Eq. 4, or 'signed': the later frame minus the earlier
 ) -> tuple[Tensor,Tensor]: # rgb (b,3,h,w) and diff (b,t,3,h,w), both in channels-last memory
-    "Normalized RGB frame and difference clip, Eq. 4, from bytes. Raises `ValueError` for other shapes or types."
-    if pairs.dtype != torch.uint8 or pairs.dim() != 6 or pairs.shape[1] != 2 or pairs.shape[-1] != 3:
-        raise ValueError(f'clip pairs must be uint8 (b,2,t,h,w,3), got {pairs.dtype} {tuple(pairs.shape)}')
-    if difference not in DIFFERENCES: raise ValueError(f'difference must be one of {DIFFERENCES}, got {difference!r}')
-    in_range = torch.compiler.is_compiling() or ((0 <= rgb_index) & (rgb_index < pairs.shape[2])).all()       # a tracer sees no values
+    """Normalized RGB frame and difference clip, Eq. 4, from bytes. Raises `ValueError` for other
+    shapes or types."""
+    is_pairs = pairs.dim() == 6 and pairs.shape[1] == 2 and pairs.shape[-1] == 3
+    if pairs.dtype != torch.uint8 or not is_pairs:
+        raise ValueError(
+            f'clip pairs must be uint8 (b,2,t,h,w,3), got {pairs.dtype} {tuple(pairs.shape)}'
+        )
+    if difference not in DIFFERENCES:
+        raise ValueError(f'difference must be one of {DIFFERENCES}, got {difference!r}')
+    # a tracer sees no values
+    in_range = torch.compiler.is_compiling() or (
+        (0 <= rgb_index) & (rgb_index < pairs.shape[2])
+    ).all()
     if tuple(rgb_index.shape) != (pairs.shape[0],) or not in_range:
-        raise ValueError(f'rgb_index must name one of {pairs.shape[2]} frames for each of {len(pairs)} pairs, got {rgb_index.tolist()}')
+        raise ValueError(
+            f'rgb_index must name one of {pairs.shape[2]} frames for each of {len(pairs)} pairs, '
+            f'got {rgb_index.tolist()}'
+        )
     scale = 1/(255*torch.tensor(IMAGENET_STD, dtype=dtype, device=pairs.device))
     mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=pairs.device)*255
     clip, later = pairs.unbind(1)                                   # (b,t,h,w,3) each

@@ -36,14 +36,21 @@ def _add_neighbors(out, s, size, scale=1.):
     return out
 
 def _parts(*maps, room=2**21):
-    "Several maps (b,c,h,w) of one shape, some frames or some rows at a time; on a CPU as many as have `room` bytes."
+    """Several maps (b,c,h,w) of one shape, some frames or some rows at a time; on a CPU as many as
+    have `room` bytes."""
     b, c, h, w = maps[0].shape
     if maps[0].device.type != 'cpu' or not maps[0].numel(): return [maps]
     rows = max(1, room//(c*w*maps[0].element_size()))
-    return zip(*([part for few in m.split(max(1, rows//h)) for part in few.split(rows, 2)] for m in maps), strict=True)
+    frames = max(1, rows//h)
+    parts = []
+    for start in range(0, b, frames):
+        some = [m[start:start+frames] for m in maps]
+        parts += zip(*(m.split(rows, 2) for m in some), strict=True)
+    return parts
 
 class _LRN(torch.autograd.Function):
-    "Local response normalization with few passes over the memory, and its backward pass written out."
+    """Local response normalization with few passes over the memory, and its backward pass written
+    out."""
     @staticmethod
     def energy(x, size, alpha, k):
         s = x.square()
@@ -54,7 +61,9 @@ class _LRN(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.args = size, alpha, beta, k
         y = torch.empty_like(x)
-        for to, part in _parts(y, x): torch.mul(_negative_power(_LRN.energy(_wide(part), size, alpha, k), beta), part, out=to)
+        for to, part in _parts(y, x):
+            energy = _LRN.energy(_wide(part), size, alpha, k)
+            torch.mul(_negative_power(energy, beta), part, out=to)
         return y
 
     @staticmethod
@@ -72,7 +81,8 @@ class _LRN(torch.autograd.Function):
 
 # %% ../nbs/paper/02_scl.ipynb #fdc12741
 class LocalResponseNorm(nn.Module):
-    "Local response normalization across channels, Sec. 2.5; `alpha` in Caffe's convention (divided by `size`). Raises `ValueError` for an even `size`."
+    """Local response normalization across channels, Sec. 2.5; `alpha` in Caffe's convention
+    (divided by `size`). Raises `ValueError` for an even `size`."""
     def __init__(self,
         size:int=5, # channels in the window, odd
         alpha:float=5e-4, # weight of the window's energy, divided by `size`
@@ -80,13 +90,15 @@ class LocalResponseNorm(nn.Module):
         k:float=2., # additive constant
     ):
         super().__init__()
-        if size < 1 or size % 2 == 0: raise ValueError(f'LocalResponseNorm needs an odd window, got size={size}')
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f'LocalResponseNorm needs an odd window, got size={size}')
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def forward(self,
         x:Tensor, # activations (b,c,h,w)
     ) -> Tensor: # normalized activations (b,c,h,w), same dtype and memory format
-        "Divide every activation by a power of the energy in its channel window. Raises `ValueError` for another number of axes."
+        """Divide every activation by a power of the energy in its channel window. Raises
+        `ValueError` for another number of axes."""
         if x.dim() != 4: raise ValueError(f'expected activations (b,c,h,w), got {tuple(x.shape)}')
         form = _lrn if torch.compiler.is_compiling() else _LRN.apply
         return form(x, self.size, self.alpha, self.beta, self.k)
@@ -114,18 +126,23 @@ def pool_size(
 def scl_sizes(
     n:int, # height or width of the frame, pixels
 ) -> dict[str,int]: # height or width after each layer
-    "Sizes through the four shared layers, Sec. 2.5. Raises `ValueError` for a frame too small to leave a 3 x 3 map."
+    """Sizes through the four shared layers, Sec. 2.5. Raises `ValueError` for a frame too small to
+    leave a 3 x 3 map."""
     s = {'conv1': conv_size(n, 7, 2)}
     s['pool1'] = pool_size(s['conv1'], 3, 2)
     s['conv2'] = conv_size(s['pool1'], 5, 2, padding=1)
     s['pool2'] = pool_size(s['conv2'], 3, 2)
     s['conv3'] = s['conv4'] = s['pool2']
-    if s['conv4'] < 3: raise ValueError(f'frames of {n} pixels are too small for the spatial layers: use at least 57')
+    if s['conv4'] < 3:
+        raise ValueError(
+            f'frames of {n} pixels are too small for the spatial layers: use at least 57'
+        )
     return s
 
 # %% ../nbs/paper/02_scl.ipynb #2ba72808
 class SpatialLayers(nn.Module):
-    "The four spatial convolutional layers that every frame passes, Sec. 2.5: conv1-norm-pool, conv2-norm-pool, conv3, conv4, each with ReLU."
+    """The four spatial convolutional layers that every frame passes, Sec. 2.5: conv1-norm-pool,
+    conv2-norm-pool, conv3, conv4, each with ReLU."""
     def __init__(self,
         channels:tuple[int,int,int,int]=(96, 256, 512, 512), # feature maps of conv1 to conv4
     ):
@@ -149,8 +166,10 @@ class SpatialLayers(nn.Module):
     ) -> Tensor: # feature maps (b,c4,h',w'); 12 x 12 for 204 x 204
         "Feature maps of each frame."
         if x.device.type != 'cpu' or torch.compiler.is_compiling(): return self._maps(x)
-        room = self.conv1.out_channels*conv_size(x.shape[2], 7, 2)*conv_size(x.shape[3], 7, 2)*x.element_size()  # bytes of a frame's maps
-        return torch.cat([self._maps(few) for few in x.split(max(1, 2**23//room))])
+        h, w = (conv_size(n, 7, 2) for n in x.shape[2:])
+        bytes_of_a_frame = self.conv1.out_channels*h*w*x.element_size()
+        at_once = max(1, 2**23//bytes_of_a_frame)                 # what the cache holds
+        return torch.cat([self._maps(few) for few in x.split(at_once)])
 
 # %% ../nbs/paper/02_scl.ipynb #df13bceb
 class FullyConnected(nn.Module):
@@ -173,7 +192,8 @@ class FullyConnected(nn.Module):
 
 # %% ../nbs/paper/02_scl.ipynb #0953a3bb
 class SpatialPath(nn.Module):
-    "The spatial convolutional layer parallel to the temporal one, Sec. 2.1 and 2.5: conv5 - ReLU - Pooling(3,2) - fc6 - fc7 of one RGB frame."
+    """The spatial convolutional layer parallel to the temporal one, Sec. 2.1 and 2.5: conv5 - ReLU
+    - Pooling(3,2) - fc6 - fc7 of one RGB frame."""
     def __init__(self,
         in_channels:int=512, # feature maps of conv4
         channels:int=512, # feature maps of conv5

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 # %% ../nbs/paper/04_tcl.ipynb #477cec07
 class TemporalConvLayer(nn.Module):
-    "Parallel convolutions over (time, feature channel), each with ReLU and dropout, concatenated, Sec. 2.1 and 2.5. Raises `ValueError` for an even kernel size or none."
+    """Parallel convolutions over (time, feature channel), each with ReLU and dropout, concatenated,
+    Sec. 2.1 and 2.5. Raises `ValueError` for an even kernel size or none."""
     def __init__(self,
         in_channels:int, # positions s = h*w of the spatial maps
         channels:int=32, # feature maps of each convolution
@@ -19,16 +20,26 @@ class TemporalConvLayer(nn.Module):
         dropout:float=.5, # probability that a value is dropped in training
     ):
         super().__init__()
-        if in_channels < 1 or channels < 1: raise ValueError(f'positions and channels must be at least 1, got {in_channels} and {channels}')
+        if in_channels < 1 or channels < 1:
+            raise ValueError(
+                f'positions and channels must be at least 1, got {in_channels} and {channels}'
+            )
         if not kernel_sizes or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
-            raise ValueError(f'the temporal kernels must have odd sizes, at least one of them; got kernel_sizes={kernel_sizes}')
-        self.convs = nn.ModuleList(nn.Conv2d(in_channels, channels, k, padding=k//2) for k in kernel_sizes)
+            raise ValueError(
+                'the temporal kernels must have odd sizes, at least one of them; '
+                f'got kernel_sizes={kernel_sizes}'
+            )
+        self.convs = nn.ModuleList(
+            nn.Conv2d(in_channels, channels, k, padding=k//2) for k in kernel_sizes
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self,
         x:Tensor, # output of the T-P operator (b,s,t,f)
     ) -> Tensor: # motion features (b,channels*len(kernel_sizes),t,f); no pooling over time
-        "Convolve with every kernel size and concatenate. Raises `ValueError` for another number of positions."
+        """Convolve with every kernel size and concatenate. Raises `ValueError` for another number
+        of positions."""
         if x.dim() != 4 or x.shape[1] != self.convs[0].in_channels:
-            raise ValueError(f'expected (b,s,t,f) with {self.convs[0].in_channels} positions s, got {tuple(x.shape)}')
+            s = self.convs[0].in_channels
+            raise ValueError(f'expected (b,s,t,f) with {s} positions s, got {tuple(x.shape)}')
         return torch.cat([self.dropout(conv(x).relu()) for conv in self.convs], dim=1)

@@ -64,7 +64,8 @@ def _matrix_product(device, dtype=torch.float32, n=4096):
 
 # %% ../nbs/practice/42_throughput.ipynb #472dec1f
 class NaiveFstCN(nn.Module):
-    "The same network written plainly: every frame of both clips passes the shared layers, with PyTorch's own normalization, Sec. 2.2."
+    """The same network written plainly: every frame of both clips passes the shared layers, with
+    PyTorch's own normalization, Sec. 2.2."""
     def __init__(self,
         config:FstCNConfig, # sizes
         net:FstCN|None=None, # the network whose weights to use; None: a new one
@@ -109,12 +110,18 @@ def make_rival(
     torch.manual_seed(0)
     s, t = config.crop_size, config.n_frames
     if name == 'fstcn':
-        inputs = torch.randn(batch, s, s, 3, device=device).permute(0, 3, 1, 2), torch.randn(batch, t, s, s, 3, device=device).permute(0, 1, 4, 2, 3)
+        inputs = torch.randn(batch, s, s, 3, device=device).permute(0, 3, 1, 2), torch.randn(
+            batch, t, s, s, 3, device=device
+        ).permute(0, 1, 4, 2, 3)
     elif name == 'fstcn, naive': inputs = tuple(torch.randn(2, batch, t, 3, s, s, device=device))
     else: inputs = torch.randn(batch, 3, video[0], video[1], video[1], device=device),
     with torch.device(device):  # made there: on 'meta', it takes no time
-        net = {'fstcn': FstCN, 'fstcn, naive': NaiveFstCN}[name](config) if name in RIVALS[:2] else getattr(torchvision_video, name)(num_classes=config.n_classes)
-    return net.to(device, memory_format=torch.channels_last if name == 'fstcn' else torch.preserve_format), inputs
+        net = {
+            'fstcn': FstCN, 'fstcn, naive': NaiveFstCN
+        }[name](config) if name in RIVALS[:2] else getattr(torchvision_video, name)(num_classes=config.n_classes)
+    return net.to(
+        device, memory_format=torch.channels_last if name == 'fstcn' else torch.preserve_format
+    ), inputs
 
 def count_flops(
     name:str, # one of `RIVALS`
@@ -147,24 +154,43 @@ def bench_lrn(
     torch.manual_seed(0)
     x, ms, ratios = torch.randn(shape, device=device).relu(), {}, {}
     layers = {'fstcn': LocalResponseNorm(), 'PyTorch': nn.LocalResponseNorm(5, 5e-4, .75, 2.)}
-    for name, order in (('contiguous', torch.contiguous_format), ('channels last', torch.channels_last)):
-        calls = {(n, p): call for n, layer in layers.items() for p, call in _layer_and_gradient(layer, x.contiguous(memory_format=order)).items()}
+    for name, order in (
+        ('contiguous', torch.contiguous_format), ('channels last', torch.channels_last)
+    ):
+        calls = {
+            (n, p): call for n, layer in layers.items()
+            for p, call in _layer_and_gradient(layer, x.contiguous(memory_format=order)).items()
+        }
         got = take_turns(calls, rounds, device)
         for p in ('forward', 'forward and backward'):
             ms[f'{name}, {p}'] = {n: got[n, p] for n in layers}
             ratios[f'{name}, {p}'] = got['PyTorch', p]/got['fstcn', p]
-    return {'benchmark': 'lrn', 'shape': shape, 'rounds': rounds, 'ms': ms, 'ratios': ratios, **environment(device)}
+    return {
+        'benchmark': 'lrn', 'shape': shape, 'rounds': rounds, 'ms': ms, 'ratios': ratios,
+        **environment(device)
+    }
 
 # %% ../nbs/practice/42_throughput.ipynb #0a7ab7a0
 def _speeds(ms, batch, flops, machine):
-    "Clips a second, GFLOP a second and share of the machine's rate (FLOP/s) for each rival that took `ms`."
-    return {n: {'ms': t, 'clips_per_s': 1e3*batch/t, 'gflop_per_s': batch*flops[n]/t/1e6, 'share_of_matrix_rate': 1e3*batch*flops[n]/t/machine} for n, t in ms.items()}
+    """Clips a second, GFLOP a second and share of the machine's rate (FLOP/s) for each rival that
+    took `ms`."""
+    return {
+        n: {
+            'ms': t, 'clips_per_s': 1e3*batch/t, 'gflop_per_s': batch*flops[n]/t/1e6,
+            'share_of_matrix_rate': 1e3*batch*flops[n]/t/machine
+        }
+        for n, t in ms.items()
+    }
 
 def _ratios(speeds):
-    "How many times as many clips a second as each other rival, for every form of this package's network but the naive one."
+    """How many times as many clips a second as each other rival, for every form of this package's
+    network but the naive one."""
     speeds = {n: s for n, s in speeds.items() if 'clips_per_s' in s}
     ours = [n for n in speeds if n.startswith('fstcn') and 'naive' not in n]
-    return {f'{a} over {b}': speeds[a]['clips_per_s']/speeds[b]['clips_per_s'] for a in ours for b in speeds if a != b}
+    return {
+        f'{a} over {b}': speeds[a]['clips_per_s']/speeds[b]['clips_per_s'] for a in ours
+        for b in speeds if a != b
+    }
 
 def bench_forward(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
@@ -176,7 +202,8 @@ def bench_forward(
     matrix:int=4096, # size of the matrix product that stands for the machine
     device:str|torch.device|None=None, # where; None: a GPU if there is one
 ) -> dict: # record: ms, clips/s, GFLOP/s and share of the machine's rate of each; ratios
-    "Time the forward pass in single precision against R(2+1)D, the naive form, and the machine's matrix product."
+    """Time the forward pass in single precision against R(2+1)D, the naive form, and the machine's
+    matrix product."""
     config, device = config or FstCNConfig.paper(101), usable_device(device)
     clips = {'fstcn': batch, 'fstcn, naive': batch, 'r2plus1d_18': video_batch}
     nets = {n: make_rival(n, config, b, video, device) for n, b in clips.items()}
@@ -186,7 +213,13 @@ def bench_forward(
     for net, _ in nets.values(): net.eval()
     product, product_flops = _matrix_product(device, n=matrix)
     with torch.inference_mode():
-        ms = take_turns({**{n: lambda net=net, x=x: net(*x) for n, (net, x) in nets.items()}, 'matrix product': product}, rounds, device)
+        ms = take_turns(
+            {
+                **{n: lambda net=net, x=x: net(*x) for n, (net, x) in nets.items()},
+                'matrix product': product
+            },
+            rounds, device
+        )
     machine = 1e3*product_flops/ms.pop('matrix product')
     flops = {n: count_flops(n.removesuffix(', compiled'), config, video) for n in ms}
     speeds = {n: _speeds({n: t}, clips.get(n, batch), flops, machine)[n] for n, t in ms.items()}
@@ -200,12 +233,15 @@ def make_step(
     bf16:bool=False, # automatic mixed precision in bfloat16
 ) -> Callable[[],float]: # one step; returns its loss
     "A training step with the settings of Sec. 2.5 on one batch, class 0 throughout."
-    device, label = inputs[0].device, torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
+    device, label = inputs[0].device, torch.zeros(
+        len(inputs[0]), dtype=torch.int64, device=inputs[0].device
+    )
     optimizer = make_optimizer(net, TrainConfig())
     for group in optimizer.param_groups: group['fused'] = True
     net.train()
     def step():
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16): loss = F.cross_entropy(net(*inputs), label)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(net(*inputs), label)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -213,15 +249,23 @@ def make_step(
     return step
 
 def _memory(device, peak):
-    "Memory in GB, now or at its peak: on a GPU what PyTorch allocated, else of this process; None where the system does not say."
-    if torch.device(device).type == 'cuda': return (torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated)(device)/1e9
+    """Memory in GB, now or at its peak: on a GPU what PyTorch allocated, else of this process; None
+    where the system does not say."""
+    if torch.device(device).type == 'cuda':
+        return (
+            torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
+        )(device)/1e9
     status = Path('/proc/self/status')
     if not status.exists(): return None
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith('VmHWM' if peak else 'VmRSS'))*1024/1e9
+    return next(
+        int(line.split()[1]) for line in status.read_text().splitlines()
+        if line.startswith('VmHWM' if peak else 'VmRSS')
+    )*1024/1e9
 
 # %% ../nbs/practice/42_throughput.ipynb #a921e3e4
 def _run_steps(name, config, batch, video, device, bf16, compiled, steps, matrix):
-    "In a process of its own: ms of each of `steps` after one to three, peak memory in GB, the matrix product's FLOP/s; None where a GPU's memory is too small."
+    """In a process of its own: ms of each of `steps` after one to three, peak memory in GB, the
+    matrix product's FLOP/s; None where a GPU's memory is too small."""
     torch.backends.cudnn.benchmark = True                     # as in training
     ms = []
     try:
@@ -246,16 +290,23 @@ def step_plan(
     batch:int|None=None, # clips of a step; None: on a CPU 16, of the video networks 4; on a GPU 32 and, of F_STCN alone, 128
 ) -> dict[str,tuple[str,int,bool,bool]]: # by title: which of `RIVALS`, clips, in bfloat16, compiled
     "Who takes part in `bench_step`."
-    if torch.device(device).type != 'cuda': return {n: (n, batch or (16 if n.startswith('fstcn') else 4), False, False) for n in RIVALS}
+    if torch.device(device).type != 'cuda':
+        return {n: (n, batch or (16 if n.startswith('fstcn') else 4), False, False) for n in RIVALS}
     plan = {}
     for b in (batch,) if batch else (32, 128):
-        plan |= {f'fstcn, bf16, batch {b}': ('fstcn', b, True, False), f'fstcn, bf16, compiled, batch {b}': ('fstcn', b, True, True)}
+        plan |= {
+            f'fstcn, bf16, batch {b}': ('fstcn', b, True, False),
+            f'fstcn, bf16, compiled, batch {b}': ('fstcn', b, True, True)
+        }
     b = batch or 32
-    return plan | {f'{n}, bf16, batch {b}': (n, b, True, False) for n in RIVALS[2:]} | {f'fstcn, naive, fp32, batch {b}': ('fstcn, naive', b, False, False)}
+    return plan | {f'{n}, bf16, batch {b}': (n, b, True, False) for n in RIVALS[2:]} | {
+        f'fstcn, naive, fp32, batch {b}': ('fstcn, naive', b, False, False)
+    }
 
 # %% ../nbs/practice/42_throughput.ipynb #bc8544fd
 def _of_steps(plan, got, flops):
-    "FLOP/s of the matrix product by precision, and the speeds of each rival; a rival that found no room in a GPU's memory has none."
+    """FLOP/s of the matrix product by precision, and the speeds of each rival; a rival that found
+    no room in a GPU's memory has none."""
     fits = {t: [run for run in runs if run is not None] for t, runs in got.items()}
     machine = {bf16: statistics.median(rate for t, runs in fits.items() if plan[t][2] == bf16 for *_, rate in runs)
                for bf16 in {plan[t][2] for t, runs in fits.items() if runs}}
@@ -265,7 +316,9 @@ def _of_steps(plan, got, flops):
         if not fits[title]: continue
         ms = statistics.median(t for run in fits[title] for t in run[0])
         speeds[title] |= _speeds({title: ms}, b, {title: flops[name]}, machine[bf16])[title]
-        speeds[title]['peak_memory_gb'] = max((run[1] for run in fits[title] if run[1] is not None), default=None)
+        speeds[title]['peak_memory_gb'] = max(
+            (run[1] for run in fits[title] if run[1] is not None), default=None
+        )
     return machine, speeds
 
 def bench_step(
@@ -286,8 +339,17 @@ def bench_step(
     for _ in range(rounds):
         for title, (name, b, bf16, compiled) in plan.items():
             with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as child:
-                got[title].append(child.submit(_run_steps, name, config, b, video, device, bf16, compiled, steps, matrix).result())
-            say(f'{title}: ' + (f'{statistics.median(got[title][-1][0]):.1f} ms' if got[title][-1] else "does not fit in the GPU's memory"))
+                got[title].append(
+                    child.submit(
+                        _run_steps, name, config, b, video, device, bf16, compiled, steps, matrix
+                    ).result()
+                )
+            say(
+                f'{title}: ' + (
+                    f'{statistics.median(got[title][-1][0]):.1f} ms' if got[title][-1]
+                    else "does not fit in the GPU's memory"
+                )
+            )
     flops = {n: count_flops(n, config, video, backward=True) for n in RIVALS}
     machine, speeds = _of_steps(plan, got, flops)
     return {'benchmark': 'step', 'config': asdict(config), 'rounds': rounds, 'steps': steps, 'video': video, 'seed': 0, 'gflop_of_a_clip': {n: f/1e9 for n, f in flops.items()},
@@ -306,16 +368,31 @@ def bench_memory(
     every:int=50, # steps between two samples
     device:str|torch.device|None=None, # where; None: a GPU if there is one
 ) -> dict: # record: memory in MB after every `every` steps, and its growth
-    "Train on random pixels and watch the memory. Raises `ValueError` for fewer than three samples or where the system does not tell."
+    """Train on random pixels and watch the memory. Raises `ValueError` for fewer than three samples
+    or where the system does not tell."""
     config, device = config or FstCNConfig.small(6), usable_device(device)
-    if steps < 3*every: raise ValueError(f'{steps} steps sampled every {every} are fewer than three samples')
-    if _memory(device, False) is None: raise ValueError('the memory of a process is read from /proc/self/status, which is not there: run this on Linux')
+    if steps < 3*every:
+        raise ValueError(f'{steps} steps sampled every {every} are fewer than three samples')
+    if _memory(device, False) is None:
+        raise ValueError(
+            'the memory of a process is read from /proc/self/status, which is not there: run this on Linux'
+        )
     torch.manual_seed(0)
-    net, samples, begun = FstCN(config).to(device, memory_format=torch.channels_last).train(), [], time.perf_counter()
-    optimizer, middle = make_optimizer(net, TrainConfig()), torch.full((batch,), config.n_frames//2, device=device)
+    net, samples, begun = FstCN(config).to(
+        device, memory_format=torch.channels_last
+    ).train(), [], time.perf_counter()
+    optimizer, middle = make_optimizer(net, TrainConfig()), torch.full(
+        (batch,), config.n_frames//2, device=device
+    )
     for i in range(1, steps + 1):
-        pair = torch.randint(256, (batch, 2, config.n_frames, config.crop_size, config.crop_size, 3), dtype=torch.uint8, device=device)
-        loss = F.cross_entropy(net(*net.prepare(pair, middle)), torch.randint(config.n_classes, (batch,), device=device))
+        pair = torch.randint(
+            256, (batch, 2, config.n_frames, config.crop_size, config.crop_size, 3),
+            dtype=torch.uint8, device=device
+        )
+        loss = F.cross_entropy(
+            net(*net.prepare(pair, middle)),
+            torch.randint(config.n_classes, (batch,), device=device)
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -327,13 +404,18 @@ def bench_memory(
 WAYS = ('plain loop', 'naive loop', 'exact')
 
 def _recognize(way, config, path, n_clips, device):
-    "In a process of its own: seconds for one clip pair and for `n_clips`, peak memory in GB, and the probabilities."
+    """In a process of its own: seconds for one clip pair and for `n_clips`, peak memory in GB, and
+    the probabilities."""
     torch.manual_seed(0)
     model = FstCN(config)
-    nn.init.normal_(model.classifier.weight, std=.3)         # the classes of an untrained network hardly differ otherwise
-    recognizer, seconds = Recognizer(model, tuple(map(str, range(config.n_classes))), device=device), {}
+    # the classes of an untrained network hardly differ otherwise
+    nn.init.normal_(model.classifier.weight, std=.3)
+    recognizer, seconds = Recognizer(
+        model, tuple(map(str, range(config.n_classes))), device=device
+    ), {}
     network = NaiveFstCN(config, recognizer.model) if way == 'naive loop' else recognizer.model
-    for m in (1, 1, 1, n_clips, n_clips):                    # the first time does not count, and the better of two does
+    # the first time does not count, and the better of two does
+    for m in (1, 1, 1, n_clips, n_clips):
         recognizer.n_clips, begun = m, time.perf_counter()
         if way == 'exact': probs = recognizer.predict(path).views
         else:
@@ -344,15 +426,29 @@ def _recognize(way, config, path, n_clips, device):
 
 # %% ../nbs/practice/42_throughput.ipynb #acb1637c
 def _layers_ms(config, device, repeats=7):
-    "Milliseconds of conv2 to conv5 with their ReLU for 18 views of a frame: as they are, and as `relu_conv` has them."
-    model, n = FstCN(config).eval().to(device, memory_format=torch.channels_last), scl_sizes(config.crop_size)
-    layers = {k: (getattr(model.scl, k), n[before]) for k, before in (('conv2', 'pool1'), ('conv3', 'pool2'), ('conv4', 'conv3'))}
-    layers |= {f'{k} conv5': (getattr(model, k).conv5, n['conv4']) for k in ('spatial', 'temporal') if hasattr(model, k)}
+    """Milliseconds of conv2 to conv5 with their ReLU for 18 views of a frame: as they are, and as
+    `relu_conv` has them."""
+    model, n = FstCN(config).eval().to(
+        device, memory_format=torch.channels_last
+    ), scl_sizes(config.crop_size)
+    layers = {
+        k: (getattr(model.scl, k), n[before])
+        for k, before in (('conv2', 'pool1'), ('conv3', 'pool2'), ('conv4', 'conv3'))
+    }
+    layers |= {
+        f'{k} conv5': (getattr(model, k).conv5, n['conv4']) for k in ('spatial', 'temporal')
+        if hasattr(model, k)
+    }
     with torch.inference_mode():
         out = {}
         for name, (layer, size) in layers.items():
-            x = torch.rand(18, layer.in_channels, size, size, device=device).to(memory_format=torch.channels_last)
-            forms = {'convolution': lambda layer=layer, x=x: layer(x).relu_(), 'as used': partial(relu_conv(layer), x)}
+            x = torch.rand(
+                18, layer.in_channels, size, size, device=device
+            ).to(memory_format=torch.channels_last)
+            forms = {
+                'convolution': lambda layer=layer, x=x: layer(x).relu_(),
+                'as used': partial(relu_conv(layer), x)
+            }
             out[name] = take_turns(forms, repeats, device)
     return out
 
@@ -368,12 +464,31 @@ def bench_video(
     with tempfile.TemporaryDirectory() as folder:
         y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float) for n in size), indexing='ij')
         picture = lambda i: torch.stack([128 + 90*torch.sin(x/(9 + c) + i/(5 + c))*torch.cos(y/(11 - c) - i/7) for c in range(3)], -1).byte().numpy()  # noqa: E731
-        short, long = (write_video(Path(folder)/f'{n}.avi', (picture(i) for i in range(n))) for n in (frames, 10*frames))
+        short, long = (
+            write_video(Path(folder)/f'{n}.avi', (picture(i) for i in range(n)))
+            for n in (frames, 10*frames)
+        )
         for way, path in [(w, short) for w in WAYS] + [('exact, ten times as long', long)]:
-            with ProcessPoolExecutor(1, ctx) as child: seconds, peak, probs = child.submit(_recognize, way.partition(',')[0], config, path, n_clips, str(usable_device(device))).result()
-            rows[way] = {'seconds': seconds[n_clips], 'seconds, one clip pair': seconds[1], 'peak_memory_gb': peak}
+            with ProcessPoolExecutor(1, ctx) as child:
+                seconds, peak, probs = child.submit(
+                    _recognize, way.partition(',')[0], config, path, n_clips,
+                    str(usable_device(device))
+                ).result()
+            rows[way] = {
+                'seconds': seconds[n_clips], 'seconds, one clip pair': seconds[1],
+                'peak_memory_gb': peak
+            }
             if path == short:
                 if loop is None: loop = probs
-                rows[way] |= {'largest difference': float(abs(probs - loop).max()), 'same class in each view': float((probs.argmax(-1) == loop.argmax(-1)).mean())}
-    ratios = {f'{a} over {w}': rows[a]['seconds']/rows[w]['seconds'] for a in WAYS[:2] for w in WAYS[2:]}
-    return {'benchmark': 'video', 'config': asdict(config), 'n_clips': n_clips, 'frames': frames, 'size': size, 'seed': 0, 'results': rows, 'ratios': ratios, 'layers_ms': _layers_ms(config, usable_device(device)), **environment(usable_device(device))}
+                rows[way] |= {
+                    'largest difference': float(abs(probs - loop).max()),
+                    'same class in each view': float((probs.argmax(-1) == loop.argmax(-1)).mean())
+                }
+    ratios = {
+        f'{a} over {w}': rows[a]['seconds']/rows[w]['seconds'] for a in WAYS[:2] for w in WAYS[2:]
+    }
+    return {
+        'benchmark': 'video', 'config': asdict(config), 'n_clips': n_clips, 'frames': frames,
+        'size': size, 'seed': 0, 'results': rows, 'ratios': ratios,
+        'layers_ms': _layers_ms(config, usable_device(device)), **environment(usable_device(device))
+    }

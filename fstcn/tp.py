@@ -13,10 +13,11 @@ from torch import Tensor, nn
 PERMUTATIONS = ('learned', 'fixed', 'identity')
 
 class TPOperator(nn.Module):
-    "The transformation-permutation operator, Sec. 2.1 and Fig. 1. Raises `ValueError` if an input has other than `channels` channels."
+    """The transformation-permutation operator, Sec. 2.1 and Fig. 1. Raises `ValueError` if an input
+    has other than `channels` channels."""
     def __init__(self,
         channels:int, # feature channels f of the input
-        out_channels:int|None=None, # feature channels f' of the output; `channels` if None, as in Sec. 2.5
+        out_channels:int|None=None, # channels f' of the output; None: `channels`, as in Sec. 2.5
         permutation:str='learned', # P is 'learned', 'fixed' as it was drawn, or the 'identity'
     ):
         super().__init__()
@@ -34,14 +35,17 @@ class TPOperator(nn.Module):
     def reset_parameters(self) -> None: # P is changed in place
         "Draw P from a Gaussian of standard deviation 1/sqrt(f)."
         nn.init.normal_(self.weight, std=self.weight.shape[0]**-.5)
-        if self.permutation == 'identity': nn.init.eye_(self.weight)  # drawn all the same: what is drawn next does not change
+        # drawn all the same: what is drawn next does not change
+        if self.permutation == 'identity': nn.init.eye_(self.weight)
 
     def forward(self,
         x:Tensor, # feature maps of t frames (b,t,c,h,w)
     ) -> Tensor: # (b,h*w,t,c'): per position, a table of time by feature channel
         "Vectorize positions, bring time and channel last, mix the channels by P."
         if x.dim() != 5 or x.shape[2] != self.weight.shape[0]:
-            raise ValueError(f'expected {self.weight.shape[0]} channels in (b,t,c,h,w), got {tuple(x.shape)}')
+            raise ValueError(
+                f'expected {self.weight.shape[0]} channels in (b,t,c,h,w), got {tuple(x.shape)}'
+            )
         x = x.flatten(3)            # (b, t, c, s)   vectorize
         x = x.permute(0, 3, 1, 2)   # (b, s, t, c)   rearrange
         return x @ self.weight      # (b, s, t, c')  permute

@@ -26,15 +26,19 @@ def _matrices(points):
         return c + [Fraction(0)]*(6 - len(c))
     a = [[p**j for p in points] + [Fraction(j == 3)] for j in range(4)]
     b = [coefficients(without(i)) for i in range(5)] + [coefficients(points)]
-    g = [[p**j/math.prod(p - q for q in without(i)) for j in range(3)] for i, p in enumerate(points)] + [[Fraction(j == 2) for j in range(3)]]
+    g = [
+        [p**j/math.prod(p - q for q in without(i)) for j in range(3)] for i, p in enumerate(points)
+    ] + [[Fraction(j == 2) for j in range(3)]]
     return a, b, g
 
 # %% ../nbs/speed/20_winograd.ipynb #bebe094a
 def _fits(conv):
     "Whether the rule applies to a layer."
     form = tuple(conv.kernel_size), tuple(conv.stride)
-    plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == 'zeros' and isinstance(conv.padding, tuple)
-    return form in (((3, 3), (1, 1)), ((5, 5), (2, 2))) and plain and conv.bias is not None
+    if form not in (((3, 3), (1, 1)), ((5, 5), (2, 2))): return False
+    padded = conv.padding_mode == 'zeros' and isinstance(conv.padding, tuple)
+    plain = conv.groups == 1 and conv.dilation == (1, 1)
+    return padded and plain and conv.bias is not None
 
 def _square(rows, like):
     "The Kronecker product of a matrix with itself."
@@ -42,22 +46,33 @@ def _square(rows, like):
     return torch.kron(m, m).to(like)
 
 def _phases(x, s):
-    "Every `s`-th row and column, from each corner of a square of s x s: a view (b,h/s,w/s,s,s,c) of (b,h,w,c)."
+    """Every `s`-th row and column, from each corner of a square of s x s: a view (b,h/s,w/s,s,s,c)
+    of (b,h,w,c)."""
     b, h, w, c = x.shape
     return x.view(b, h//s, s, w//s, s, c).transpose(2, 3)
 
 # %% ../nbs/speed/20_winograd.ipynb #f587ff0a
 class Winograd:
-    "A convolution of 3 x 3 with stride 1, or of 5 x 5 with stride 2, followed by ReLU. Raises `ValueError` for another layer."
+    """A convolution of 3 x 3 with stride 1, or of 5 x 5 with stride 2, followed by ReLU. Raises
+    `ValueError` for another layer."""
     def __init__(self,
         conv:nn.Conv2d, # the layer; later changes of its weights are not seen
         room:int=2**24, # bytes for transformed tiles; as many frames at a time as fit, at least one
         points:tuple[Fraction,...]=POINTS, # five, all different
     ):
-        if not _fits(conv): raise ValueError(f'Winograd is for convolutions of 3 x 3 with stride 1 or 5 x 5 with stride 2, with a bias and padding in numbers, got {conv}')
+        if not _fits(conv):
+            raise ValueError(
+                'Winograd is for convolutions of 3 x 3 with stride 1 or 5 x 5 with stride 2, '
+                f'with a bias and padding in numbers, got {conv}'
+            )
         self.stride, self.padding, self.room = conv.stride[0], conv.padding, room
-        w = conv.weight.detach().permute(2, 3, 1, 0)                              # (3,3,c,o), or (5,5,c,o)
-        if self.stride == 2: w = _phases(F.pad(w, (0, 0, 0, 0, 0, 1, 0, 1)).permute(3, 0, 1, 2), 2).flatten(3).permute(1, 2, 3, 0)      # (3,3,4*c,o)
+        # (3,3,c,o), or (5,5,c,o)
+        w = conv.weight.detach().permute(2, 3, 1, 0)
+        # (3,3,4*c,o)
+        if self.stride == 2:
+            w = _phases(
+                F.pad(w, (0, 0, 0, 0, 0, 1, 0, 1)).permute(3, 0, 1, 2), 2
+            ).flatten(3).permute(1, 2, 3, 0)
         a, b, g = (_square(m, w) for m in _matrices(points))
         self.weight = (g @ w.flatten(0, 1).flatten(1)).view(36, *w.shape[2:])
         self.bias, self.before, self.after = conv.bias.detach(), b, a
@@ -74,12 +89,16 @@ class Winograd:
         pad = 0, 0, left, s*(4*tiles[1] + 2) - w - left, top, s*(4*tiles[0] + 2) - h - top
         n = max(1, self.room//(36*tiles[0]*tiles[1]*len(self.weight[0])*x.element_size()))
         y = x.new_empty(len(x), 4*tiles[0], 4*tiles[1], len(self.bias))
-        for some, place in zip(x.split(n), y.split(n), strict=True): self._few(F.pad(some, pad), place, *tiles)
+        for some, place in zip(x.split(n), y.split(n), strict=True):
+            self._few(F.pad(some, pad), place, *tiles)
         return y[:, :out[0], :out[1]].permute(0, 3, 1, 2)
 
     def _few(self, x, out, rows, columns):
         "From padded maps (b,s*(4*rows+2),s*(4*columns+2),c) into `out`, (b,4*rows,4*columns,o)."
-        tiles = _phases(x, self.stride).unfold(1, 6, 4).unfold(2, 6, 4).permute(0, 1, 2, 6, 7, 3, 4, 5)     # (b,rows,columns,6,6,s,s,c)
+        # (b,rows,columns,6,6,s,s,c)
+        tiles = _phases(x, self.stride).unfold(1, 6, 4).unfold(2, 6, 4).permute(
+            0, 1, 2, 6, 7, 3, 4, 5
+        )
         tiles = self.before @ tiles.reshape(-1, 36, self.weight.shape[1])         # (tiles,36,s*s*c)
         products = torch.bmm(tiles.transpose(0, 1), self.weight)                  # (36,tiles,o)
         tiles = self.after @ products.transpose(0, 1)                             # (tiles,16,o)
@@ -91,8 +110,12 @@ class Winograd:
 def relu_conv(
     conv:nn.Conv2d, # the layer
 ) -> Callable[[Tensor],Tensor]: # maps (b,c,h,w) -> maps (b,o,h',w'), for inference
-    "`conv(x).relu()` the fastest way: by `Winograd` on a CPU where it fits and there are many channels, else as it is."
+    """`conv(x).relu()` the fastest way: by `Winograd` on a CPU where it fits and there are many
+    channels, else as it is."""
     like = conv.weight
     many = conv.in_channels*conv.stride[0]**2 >= 192 and conv.out_channels >= 96
-    if like.device.type == 'cpu' and like.dtype in (torch.float, torch.double) and many and _fits(conv): return Winograd(conv)
+    if like.device.type == 'cpu' and like.dtype in (
+        torch.float, torch.double
+    ) and many and _fits(conv):
+        return Winograd(conv)
     return lambda x: conv(x).relu_()
