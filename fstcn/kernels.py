@@ -38,9 +38,8 @@ def _check_same_dtype(
 ) -> None:
     "`ValueError` unless all `tensors` share one dtype."
     if len({x.dtype for x in tensors.values()}) > 1:
-        raise ValueError(
-            'dtypes differ: ' + ', '.join(f'{name} is {x.dtype}' for name, x in tensors.items())
-        )
+        found = ', '.join(f'{name} is {x.dtype}' for name, x in tensors.items())
+        raise ValueError(f'dtypes differ: {found}')
 
 # %% ../nbs/paper/00_kernels.ipynb #9df59a0a
 def conv3d_full(

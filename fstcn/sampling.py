@@ -47,9 +47,8 @@ class ClipSpec:
         "Frame numbers of the clip pair that starts at `start`."
         if not 0 <= start < n_video:
             raise ValueError(f'a clip cannot start at frame {start} of a video of {n_video} frames')
-        return np.minimum(
-            start + self.stride*np.arange(self.n_frames) + [[0], [self.dt]], n_video - 1
-        )
+        clip = start + self.stride*np.arange(self.n_frames)
+        return np.minimum(np.stack([clip, clip + self.dt]), n_video - 1)
 
     def spread(self,
         n_video:int, # frames of the video
@@ -68,9 +67,8 @@ def frame_difference(
 ) -> Tensor: # |a - b|, same shape and dtype
     """Absolute difference of frames, Eq. 4, safe for bytes. Raises `ValueError` where shapes or
     dtypes differ or could wrap around."""
-    if a.shape != b.shape or a.dtype != b.dtype or not (
-        a.dtype == torch.uint8 or a.is_floating_point()
-    ):
+    agree = a.shape == b.shape and a.dtype == b.dtype
+    if not agree or not (a.dtype == torch.uint8 or a.is_floating_point()):
         raise ValueError(
             'frames to subtract must agree, and be uint8 or floating: '
             f'{tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}'
@@ -146,10 +144,9 @@ def network_input(
         )
     if difference not in DIFFERENCES:
         raise ValueError(f'difference must be one of {DIFFERENCES}, got {difference!r}')
-    # a tracer sees no values
-    in_range = torch.compiler.is_compiling() or (
-        (0 <= rgb_index) & (rgb_index < pairs.shape[2])
-    ).all()
+    in_range = True
+    if not torch.compiler.is_compiling():                           # a tracer sees no values
+        in_range = ((0 <= rgb_index) & (rgb_index < pairs.shape[2])).all()
     if tuple(rgb_index.shape) != (pairs.shape[0],) or not in_range:
         raise ValueError(
             f'rgb_index must name one of {pairs.shape[2]} frames for each of {len(pairs)} pairs, '
@@ -161,4 +158,6 @@ def network_input(
     rgb = clip[torch.arange(clip.shape[0], device=clip.device), rgb_index]
     if difference == 'signed': diff = later.to(dtype) - clip.to(dtype)
     else: diff = frame_difference(clip, later).to(dtype)
-    return ((rgb.to(dtype) - mean)*scale).permute(0, 3, 1, 2), (diff*scale).permute(0, 1, 4, 2, 3)
+    rgb = (rgb.to(dtype) - mean)*scale                              # (b,h,w,3)
+    diff = diff*scale                                               # (b,t,h,w,3)
+    return rgb.permute(0, 3, 1, 2), diff.permute(0, 1, 4, 2, 3)
