@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .datasets import Video, ucf101
-from .records import environment
 from .loading import ClipPairDataset, EpochSampler, collate_pairs
+from .records import environment
 from .sampling import ClipSpec
 from .synthetic import DEMO_CLASSES, make_synthetic
-from .video import BACKENDS, FrameCache, _import, _memory, probe_video, read_frames, write_video
+from .video import BACKENDS, FrameCache, _import, _memory
+from .video import probe_video, read_frames, write_video
 
 # %% ../nbs/practice/41_bench.ipynb #9e32da69
 def _decord(path, indices, threads=0):
@@ -215,20 +216,23 @@ def bench_loading(
     """Time an epoch of training samples: overhead over decoding, one worker and two, without and
     with a warm cache; and matching UCF-101's lists. Raises `VideoError` for a file of `own` that
     cannot be read."""
-    sizes = [n for info in map(probe_video, own) for n in (info.height, info.width)]
+    sizes = [min(info.height, info.width) for info in map(probe_video, own)]
     with tempfile.TemporaryDirectory() as folder:
-        videos = ucf101(
-            make_synthetic(
-                Path(folder)/'data', DEMO_CLASSES, n_groups, n_clips,
-                workers=1 if n_groups*n_clips < 20 else None
-            ),
-            1
-        ).train
+        few = n_groups*n_clips < 20
+        data_folder = Path(folder)/'data'
+        make_synthetic(data_folder, DEMO_CLASSES, n_groups, n_clips, workers=1 if few else None)
+        videos = ucf101(data_folder, 1).train
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in worker processes
         data = ClipPairDataset(videos*3, 108)
-        seconds = _in_turn({'no cache, this process': _loader(data), 'no cache, 1 worker': _loader(data, 1), 'no cache, 2 workers': _loader(data, 2),
-                            'warm cache, this process': _loader(ClipPairDataset(data.videos, 108, reader=FrameCache(Path(folder)/'cache')))}, 9)
+        cached = ClipPairDataset(data.videos, 108, reader=FrameCache(Path(folder)/'cache'))
+        rivals = {
+            'no cache, this process': _loader(data),
+            'no cache, 1 worker': _loader(data, 1),
+            'no cache, 2 workers': _loader(data, 2),
+            'warm cache, this process': _loader(cached),
+        }
+        seconds = _in_turn(rivals, 9)
         overhead = {'embedded data set, 120 x 160': _overhead(videos, 108)}
         for kind in list(FORMATS)[:2]:
             suffix, options = FORMATS[kind]
@@ -238,9 +242,9 @@ def bench_loading(
             ]
             overhead[f'{kind}, 240 x 320'] = _overhead(scenes, 204, epochs=25)
         if own:
-            overhead[f'{len(own)} files of {Path(own[0]).parent.name}'] = _overhead(
-                [Video(p, 0) for p in own]*max(1, 32//len(own)), min(204, *sizes), epochs=25
-            )
+            mine = [Video(p, 0) for p in own]*max(1, 32//len(own))
+            title = f'{len(own)} files of {Path(own[0]).parent.name}'
+            overhead[title] = _overhead(mine, min(204, *sizes), epochs=25)
         torch.set_num_threads(threads)
     ratios = {
         'two workers over one': ('no cache, 1 worker', 'no cache, 2 workers'),
@@ -248,5 +252,9 @@ def bench_loading(
     }
     ratios = {k: float(np.median(seconds[a]/seconds[b])) for k, (a, b) in ratios.items()}
     seconds = {k: float(np.median(v)) for k, v in seconds.items()}
-    return {'benchmark': 'loading', 'videos': len(data), 'seconds': seconds, 'ratios': ratios, 'overhead over decoding': overhead,
-            'seconds to match 13,320 files': _matching_seconds(), 'cores': os.cpu_count(), **environment()}
+    return {
+        'benchmark': 'loading', 'videos': len(data), 'seconds': seconds, 'ratios': ratios,
+        'overhead over decoding': overhead,
+        'seconds to match 13,320 files': _matching_seconds(),
+        'cores': os.cpu_count(), **environment(),
+    }

@@ -51,14 +51,24 @@ class ClipPairNetwork(nn.Module):
 def _facts(recognizer):
     "What someone needs to know who has the exported file alone."
     c = recognizer.model.config
-    return {'fstcn': fstcn.__version__, 'classes': list(recognizer.classes), 'clip': asdict(c.clip), 'n_clips': recognizer.n_clips,
-            'short_side': c.short_side, 'crop_size': c.crop_size, 'network': type(recognizer.model).__name__, 'path': getattr(c, 'path', None), 'fusion': recognizer.fusion,
-            'input': 'pairs: uint8 (batch,2,n_frames,crop_size,crop_size,3), RGB; [:,0] the frames of the clip, [:,1] the frames dt later',
-            'output': 'probabilities: float32 (batch,classes)'}
+    return {
+        'fstcn': fstcn.__version__,
+        'classes': list(recognizer.classes),
+        'clip': asdict(c.clip),
+        'n_clips': recognizer.n_clips,
+        'short_side': c.short_side,
+        'crop_size': c.crop_size,
+        'network': type(recognizer.model).__name__,
+        'path': getattr(c, 'path', None),
+        'fusion': recognizer.fusion,
+        'input': 'pairs: uint8 (batch,2,n_frames,crop_size,crop_size,3), RGB; '
+                 '[:,0] the frames of the clip, [:,1] the frames dt later',
+        'output': 'probabilities: float32 (batch,classes)',
+    }
 
 def export_program(
     model:FstCN, # network in evaluation mode
-) -> ExportedProgram: # uint8 (b,2,t,s,s,3) to probabilities (b,n), for any b; on the device of the network
+) -> ExportedProgram: # uint8 (b,2,t,s,s,3) to probabilities (b,n), for any b
     "The network as a graph without Python, by `torch.export`."
     c, device = model.config, next(model.parameters()).device
     example = torch.zeros(
@@ -75,9 +85,9 @@ def export_program(
 def _write_onnx(program, facts, path):
     missing = [p for p in ('onnx', 'onnxscript') if importlib.util.find_spec(p) is None]
     if missing:
+        needed = ' and '.join(missing)
         raise ValueError(
-            f"writing ONNX needs {' and '.join(missing)}, not installed here: pip install 'fstcn[onnx]'"
-        )
+            f"writing ONNX needs {needed}, not installed here: pip install 'fstcn[onnx]'")
     onnx = torch.onnx.export(
         program, dynamo=True, input_names=['pairs'], output_names=['probabilities'], verbose=False
     )
@@ -130,19 +140,15 @@ def network_flops(
 
 # %% ../nbs/practice/34_export.ipynb #d6154815
 def layer_table(
-    model:nn.Module|FstCNConfig, # a network with Config and prepare, or the configuration of an F_STCN
-) -> pd.DataFrame: # a row for each layer, in the order of computation: output (shape), parameters, multiply_adds
+    model:nn.Module|FstCNConfig, # a network, or the configuration of an F_STCN
+) -> pd.DataFrame: # a row for each layer: output (shape), parameters, multiply_adds
     "Shapes, parameters and multiply-adds for one clip pair, without computing anything."
     network, config, rows = type(model), getattr(model, 'config', model), []
     if isinstance(model, FstCNConfig): network = FstCN
     def note(name):
         def hook(m, _, out):
-            rows.append(
-                {
-                    'layer': name, 'output': tuple(out.shape),
-                    'parameters': sum(p.numel() for p in m.parameters())
-                }
-            )
+            n_parameters = sum(p.numel() for p in m.parameters())
+            rows.append({'layer': name, 'output': tuple(out.shape), 'parameters': n_parameters})
         return hook
     with torch.device('meta'): net = network(config)
     pixels = torch.zeros(

@@ -109,26 +109,26 @@ def make_rival(
     if name not in RIVALS: raise ValueError(f'{name!r} is none of {RIVALS}')
     torch.manual_seed(0)
     s, t = config.crop_size, config.n_frames
-    if name == 'fstcn':
-        inputs = torch.randn(batch, s, s, 3, device=device).permute(0, 3, 1, 2), torch.randn(
-            batch, t, s, s, 3, device=device
-        ).permute(0, 1, 4, 2, 3)
+    if name == 'fstcn':                        # channels last, as `network_input` makes them
+        rgb = torch.randn(batch, s, s, 3, device=device).permute(0, 3, 1, 2)
+        diff = torch.randn(batch, t, s, s, 3, device=device).permute(0, 1, 4, 2, 3)
+        inputs = rgb, diff
     elif name == 'fstcn, naive': inputs = tuple(torch.randn(2, batch, t, 3, s, s, device=device))
-    else: inputs = torch.randn(batch, 3, video[0], video[1], video[1], device=device),
-    with torch.device(device):  # made there: on 'meta', it takes no time
-        net = {
-            'fstcn': FstCN, 'fstcn, naive': NaiveFstCN
-        }[name](config) if name in RIVALS[:2] else getattr(torchvision_video, name)(num_classes=config.n_classes)
-    return net.to(
-        device, memory_format=torch.channels_last if name == 'fstcn' else torch.preserve_format
-    ), inputs
+    else:
+        n_frames, size = video
+        inputs = (torch.randn(batch, 3, n_frames, size, size, device=device),)
+    with torch.device(device):                 # made there: on 'meta', it takes no time
+        if name == 'fstcn': net = FstCN(config).to(memory_format=torch.channels_last)
+        elif name == 'fstcn, naive': net = NaiveFstCN(config)
+        else: net = getattr(torchvision_video, name)(num_classes=config.n_classes)
+    return net.to(device), inputs
 
 def count_flops(
     name:str, # one of `RIVALS`
     config:FstCNConfig, # sizes
     video:tuple[int,int]=(16, 112), # see make_rival
     backward:bool=False, # count the backward pass, too
-) -> float: # FLOPs of one clip in matrix products and convolutions, a multiplication and an addition being two
+) -> float: # FLOPs of one clip in matrix products and convolutions
     "What one clip costs; nothing is computed."
     net, inputs = make_rival(name, config, 1, video, 'meta')
     return network_flops(net, inputs, backward)['']
@@ -148,19 +148,19 @@ def bench_lrn(
     shape:tuple[int,int,int,int]=(6, 96, 99, 99), # activations (b,c,h,w)
     rounds:int=15, # measured rounds
     device:str|torch.device|None=None, # where; None: a GPU if there is one
-) -> dict: # record: ms of each layer, order of memory and pass, and how many times as long PyTorch's own takes
+) -> dict: # record: ms, and how many times as long PyTorch's own takes
     "Time `LocalResponseNorm` against PyTorch's own."
     device = usable_device(device)
     torch.manual_seed(0)
-    x, ms, ratios = torch.randn(shape, device=device).relu(), {}, {}
+    x = torch.randn(shape, device=device).relu()
+    ms, ratios = {}, {}
     layers = {'fstcn': LocalResponseNorm(), 'PyTorch': nn.LocalResponseNorm(5, 5e-4, .75, 2.)}
-    for name, order in (
-        ('contiguous', torch.contiguous_format), ('channels last', torch.channels_last)
-    ):
-        calls = {
-            (n, p): call for n, layer in layers.items()
-            for p, call in _layer_and_gradient(layer, x.contiguous(memory_format=order)).items()
-        }
+    orders = {'contiguous': torch.contiguous_format, 'channels last': torch.channels_last}
+    for name, order in orders.items():
+        calls = {}
+        for n, layer in layers.items():
+            passes = _layer_and_gradient(layer, x.contiguous(memory_format=order))
+            for p, call in passes.items(): calls[n, p] = call
         got = take_turns(calls, rounds, device)
         for p in ('forward', 'forward and backward'):
             ms[f'{name}, {p}'] = {n: got[n, p] for n in layers}
@@ -174,23 +174,26 @@ def bench_lrn(
 def _speeds(ms, batch, flops, machine):
     """Clips a second, GFLOP a second and share of the machine's rate (FLOP/s) for each rival that
     took `ms`."""
-    return {
-        n: {
-            'ms': t, 'clips_per_s': 1e3*batch/t, 'gflop_per_s': batch*flops[n]/t/1e6,
-            'share_of_matrix_rate': 1e3*batch*flops[n]/t/machine
+    found = {}
+    for name, t in ms.items():
+        work = batch*flops[name]                                 # FLOPs in `t` milliseconds
+        found[name] = {
+            'ms': t, 'clips_per_s': 1e3*batch/t,
+            'gflop_per_s': work/t/1e6, 'share_of_matrix_rate': 1e3*work/t/machine,
         }
-        for n, t in ms.items()
-    }
+    return found
 
 def _ratios(speeds):
     """How many times as many clips a second as each other rival, for every form of this package's
     network but the naive one."""
     speeds = {n: s for n, s in speeds.items() if 'clips_per_s' in s}
     ours = [n for n in speeds if n.startswith('fstcn') and 'naive' not in n]
-    return {
-        f'{a} over {b}': speeds[a]['clips_per_s']/speeds[b]['clips_per_s'] for a in ours
-        for b in speeds if a != b
-    }
+    ratios = {}
+    for a in ours:
+        for b in speeds:
+            if a == b: continue
+            ratios[f'{a} over {b}'] = speeds[a]['clips_per_s']/speeds[b]['clips_per_s']
+    return ratios
 
 def bench_forward(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
@@ -212,19 +215,20 @@ def bench_forward(
         compile_network(nets['fstcn, compiled'][0])
     for net, _ in nets.values(): net.eval()
     product, product_flops = _matrix_product(device, n=matrix)
-    with torch.inference_mode():
-        ms = take_turns(
-            {
-                **{n: lambda net=net, x=x: net(*x) for n, (net, x) in nets.items()},
-                'matrix product': product
-            },
-            rounds, device
-        )
+    calls = {n: partial(net, *x) for n, (net, x) in nets.items()}
+    calls['matrix product'] = product
+    with torch.inference_mode(): ms = take_turns(calls, rounds, device)
     machine = 1e3*product_flops/ms.pop('matrix product')
     flops = {n: count_flops(n.removesuffix(', compiled'), config, video) for n in ms}
-    speeds = {n: _speeds({n: t}, clips.get(n, batch), flops, machine)[n] for n, t in ms.items()}
-    return {'benchmark': 'forward', 'config': asdict(config), 'batch': batch, 'video_batch': video_batch, 'rounds': rounds, 'video': video, 'seed': 0, 'gflop_of_a_clip': {n: f/1e9 for n, f in flops.items()},
-            'matrix_gflop_per_s': machine/1e9, 'results': speeds, 'ratios': _ratios(speeds), **environment(device)}
+    speeds = {}
+    for n, t in ms.items(): speeds |= _speeds({n: t}, clips.get(n, batch), flops, machine)
+    return {
+        'benchmark': 'forward', 'config': asdict(config), 'batch': batch,
+        'video_batch': video_batch, 'rounds': rounds, 'video': video, 'seed': 0,
+        'gflop_of_a_clip': {n: f/1e9 for n, f in flops.items()},
+        'matrix_gflop_per_s': machine/1e9,
+        'results': speeds, 'ratios': _ratios(speeds), **environment(device),
+    }
 
 # %% ../nbs/practice/42_throughput.ipynb #e777ea7c
 def make_step(
@@ -287,29 +291,31 @@ def _run_steps(name, config, batch, video, device, bf16, compiled, steps, matrix
 
 def step_plan(
     device:str|torch.device, # where
-    batch:int|None=None, # clips of a step; None: on a CPU 16, of the video networks 4; on a GPU 32 and, of F_STCN alone, 128
+    batch:int|None=None, # clips of a step; None: see below
 ) -> dict[str,tuple[str,int,bool,bool]]: # by title: which of `RIVALS`, clips, in bfloat16, compiled
-    "Who takes part in `bench_step`."
+    """Who takes part in `bench_step`. Without `batch`, a step has on a CPU 16 clips, of the video
+    networks 4; on a GPU 32 and, of F_STCN alone, also 128."""
     if torch.device(device).type != 'cuda':
-        return {n: (n, batch or (16 if n.startswith('fstcn') else 4), False, False) for n in RIVALS}
+        default = {n: 16 if n.startswith('fstcn') else 4 for n in RIVALS}
+        return {n: (n, batch or default[n], False, False) for n in RIVALS}
     plan = {}
     for b in (batch,) if batch else (32, 128):
-        plan |= {
-            f'fstcn, bf16, batch {b}': ('fstcn', b, True, False),
-            f'fstcn, bf16, compiled, batch {b}': ('fstcn', b, True, True)
-        }
+        plan[f'fstcn, bf16, batch {b}'] = 'fstcn', b, True, False
+        plan[f'fstcn, bf16, compiled, batch {b}'] = 'fstcn', b, True, True
     b = batch or 32
-    return plan | {f'{n}, bf16, batch {b}': (n, b, True, False) for n in RIVALS[2:]} | {
-        f'fstcn, naive, fp32, batch {b}': ('fstcn, naive', b, False, False)
-    }
+    for n in RIVALS[2:]: plan[f'{n}, bf16, batch {b}'] = n, b, True, False
+    plan[f'fstcn, naive, fp32, batch {b}'] = 'fstcn, naive', b, False, False
+    return plan
 
 # %% ../nbs/practice/42_throughput.ipynb #bc8544fd
 def _of_steps(plan, got, flops):
     """FLOP/s of the matrix product by precision, and the speeds of each rival; a rival that found
     no room in a GPU's memory has none."""
     fits = {t: [run for run in runs if run is not None] for t, runs in got.items()}
-    machine = {bf16: statistics.median(rate for t, runs in fits.items() if plan[t][2] == bf16 for *_, rate in runs)
-               for bf16 in {plan[t][2] for t, runs in fits.items() if runs}}
+    rates = {}                                    # of the matrix product, by precision
+    for title, runs in fits.items():
+        for *_, rate in runs: rates.setdefault(plan[title][2], []).append(rate)
+    machine = {bf16: statistics.median(found) for bf16, found in rates.items()}
     speeds = {}
     for title, (name, b, bf16, _) in plan.items():
         speeds[title] = {'batch': b}
@@ -325,35 +331,36 @@ def bench_step(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
     batch:int|None=None, # clips of a step; None: see step_plan
     rounds:int=1, # rounds, each with a new process for each rival
-    steps:int|None=None, # measured steps of a process, after one to three that are not; None: 2 on a CPU, 20 on a GPU
+    steps:int|None=None, # measured steps of a process; None: 2 on a CPU, 20 on a GPU
     video:tuple[int,int]=(16, 112), # frames and size of the other networks' clips
-    matrix:int|None=None, # size of the matrix product that stands for the machine; None: 2048 on a CPU, 8192 on a GPU
+    matrix:int|None=None, # size of the matrix product; None: 2048 on a CPU, 8192 on a GPU
     device:str|torch.device|None=None, # where; None: a GPU if there is one
     say:Callable[[str],None]=lambda line: None, # told what each process measured, as soon as it has
-) -> dict: # record: ms, clips/s, GFLOP/s, share of the machine's rate and peak memory of each; ratios
+) -> dict: # record: ms, clips/s, GFLOP/s, share of the machine's rate, peak memory; ratios
     "Time training steps and take their peak memory."
     config, device = config or FstCNConfig.paper(101), str(usable_device(device))
-    plan, (side, n) = step_plan(device, batch), (8192, 20) if device.startswith('cuda') else (2048, 2)
-    matrix, steps = matrix or side, steps or n
+    plan = step_plan(device, batch)
+    on_gpu = device.startswith('cuda')
+    matrix = matrix or (8192 if on_gpu else 2048)
+    steps = steps or (20 if on_gpu else 2)
     got = {title: [] for title in plan}
     for _ in range(rounds):
         for title, (name, b, bf16, compiled) in plan.items():
+            task = _run_steps, name, config, b, video, device, bf16, compiled, steps, matrix
             with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as child:
-                got[title].append(
-                    child.submit(
-                        _run_steps, name, config, b, video, device, bf16, compiled, steps, matrix
-                    ).result()
-                )
-            say(
-                f'{title}: ' + (
-                    f'{statistics.median(got[title][-1][0]):.1f} ms' if got[title][-1]
-                    else "does not fit in the GPU's memory"
-                )
-            )
+                run = child.submit(*task).result()
+            got[title].append(run)
+            found = "does not fit in the GPU's memory"
+            if run: found = f'{statistics.median(run[0]):.1f} ms'
+            say(f'{title}: {found}')
     flops = {n: count_flops(n, config, video, backward=True) for n in RIVALS}
     machine, speeds = _of_steps(plan, got, flops)
-    return {'benchmark': 'step', 'config': asdict(config), 'rounds': rounds, 'steps': steps, 'video': video, 'seed': 0, 'gflop_of_a_clip': {n: f/1e9 for n, f in flops.items()},
-            'matrix_gflop_per_s': {'bf16' if k else 'fp32': v/1e9 for k, v in machine.items()}, 'results': speeds, 'ratios': _ratios(speeds), **environment(device)}
+    return {
+        'benchmark': 'step', 'config': asdict(config), 'rounds': rounds, 'steps': steps,
+        'video': video, 'seed': 0, 'gflop_of_a_clip': {n: f/1e9 for n, f in flops.items()},
+        'matrix_gflop_per_s': {'bf16' if k else 'fp32': v/1e9 for k, v in machine.items()},
+        'results': speeds, 'ratios': _ratios(speeds), **environment(device),
+    }
 
 # %% ../nbs/practice/42_throughput.ipynb #e78f0e56
 def _growth(samples):
@@ -375,30 +382,28 @@ def bench_memory(
         raise ValueError(f'{steps} steps sampled every {every} are fewer than three samples')
     if _memory(device, False) is None:
         raise ValueError(
-            'the memory of a process is read from /proc/self/status, which is not there: run this on Linux'
+            'the memory of a process is read from /proc/self/status, which is not there: '
+            'run this on Linux'
         )
     torch.manual_seed(0)
-    net, samples, begun = FstCN(config).to(
-        device, memory_format=torch.channels_last
-    ).train(), [], time.perf_counter()
-    optimizer, middle = make_optimizer(net, TrainConfig()), torch.full(
-        (batch,), config.n_frames//2, device=device
-    )
+    net = FstCN(config).to(device, memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(net, TrainConfig())
+    middle = torch.full((batch,), config.n_frames//2, device=device)
+    shape = batch, 2, config.n_frames, config.crop_size, config.crop_size, 3
+    samples, begun = [], time.perf_counter()
     for i in range(1, steps + 1):
-        pair = torch.randint(
-            256, (batch, 2, config.n_frames, config.crop_size, config.crop_size, 3),
-            dtype=torch.uint8, device=device
-        )
-        loss = F.cross_entropy(
-            net(*net.prepare(pair, middle)),
-            torch.randint(config.n_classes, (batch,), device=device)
-        )
+        pair = torch.randint(256, shape, dtype=torch.uint8, device=device)
+        label = torch.randint(config.n_classes, (batch,), device=device)
+        loss = F.cross_entropy(net(*net.prepare(pair, middle)), label)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         if i % every == 0: samples.append(1e3*_memory(device, False))
-    return {'benchmark': 'memory', 'config': asdict(config), 'batch': batch, 'steps': steps, 'every': every, 'seed': 0, 'seconds': time.perf_counter() - begun,
-            'memory_mb': samples, 'growth_mb': _growth(samples), **environment(device)}
+    return {
+        'benchmark': 'memory', 'config': asdict(config), 'batch': batch, 'steps': steps,
+        'every': every, 'seed': 0, 'seconds': time.perf_counter() - begun,
+        'memory_mb': samples, 'growth_mb': _growth(samples), **environment(device),
+    }
 
 # %% ../nbs/practice/42_throughput.ipynb #252f6bad
 WAYS = ('plain loop', 'naive loop', 'exact')
@@ -428,23 +433,17 @@ def _recognize(way, config, path, n_clips, device):
 def _layers_ms(config, device, repeats=7):
     """Milliseconds of conv2 to conv5 with their ReLU for 18 views of a frame: as they are, and as
     `relu_conv` has them."""
-    model, n = FstCN(config).eval().to(
-        device, memory_format=torch.channels_last
-    ), scl_sizes(config.crop_size)
-    layers = {
-        k: (getattr(model.scl, k), n[before])
-        for k, before in (('conv2', 'pool1'), ('conv3', 'pool2'), ('conv4', 'conv3'))
-    }
-    layers |= {
-        f'{k} conv5': (getattr(model, k).conv5, n['conv4']) for k in ('spatial', 'temporal')
-        if hasattr(model, k)
-    }
+    model = FstCN(config).eval().to(device, memory_format=torch.channels_last)
+    n = scl_sizes(config.crop_size)
+    layers = {'conv2': (model.scl.conv2, n['pool1']), 'conv3': (model.scl.conv3, n['pool2'])}
+    layers['conv4'] = model.scl.conv4, n['conv3']
+    for path in ('spatial', 'temporal'):
+        if hasattr(model, path): layers[f'{path} conv5'] = getattr(model, path).conv5, n['conv4']
     with torch.inference_mode():
         out = {}
         for name, (layer, size) in layers.items():
-            x = torch.rand(
-                18, layer.in_channels, size, size, device=device
-            ).to(memory_format=torch.channels_last)
+            x = torch.rand(18, layer.in_channels, size, size, device=device)
+            x = x.to(memory_format=torch.channels_last)
             forms = {
                 'convolution': lambda layer=layer, x=x: layer(x).relu_(),
                 'as used': partial(relu_conv(layer), x)
@@ -452,38 +451,41 @@ def _layers_ms(config, device, repeats=7):
             out[name] = take_turns(forms, repeats, device)
     return out
 
+def _film(path, n, size):
+    "A video of `n` frames in which waves move."
+    y, x = torch.meshgrid(*(torch.arange(m, dtype=torch.float) for m in size), indexing='ij')
+    def frame(i):
+        waves = [torch.sin(x/(9 + c) + i/(5 + c))*torch.cos(y/(11 - c) - i/7) for c in range(3)]
+        return (128 + 90*torch.stack(waves, -1)).byte().numpy()
+    return write_video(path, (frame(i) for i in range(n)))
+
 def bench_video(
     config:FstCNConfig|None=None, # the network; None: the paper's with 101 classes
     n_clips:int=5, # clip pairs of the video
     frames:int=180, # of the video; and ten times as many
     size:tuple[int,int]=(240, 320), # its height and width, pixels
     device:str|torch.device|None=None, # where; None: a GPU if there is one
-) -> dict: # record: seconds, peak memory and greatest difference from the plain loop of each way; ratios
+) -> dict: # record: of each way seconds, peak memory, difference from the plain loop; ratios
     "Time whole-video recognition."
-    config, rows, loop, ctx = config or FstCNConfig.paper(101), {}, None, multiprocessing.get_context('spawn')
+    config = config or FstCNConfig.paper(101)
+    context = multiprocessing.get_context('spawn')
+    rows, loop = {}, None
     with tempfile.TemporaryDirectory() as folder:
-        y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float) for n in size), indexing='ij')
-        picture = lambda i: torch.stack([128 + 90*torch.sin(x/(9 + c) + i/(5 + c))*torch.cos(y/(11 - c) - i/7) for c in range(3)], -1).byte().numpy()  # noqa: E731
-        short, long = (
-            write_video(Path(folder)/f'{n}.avi', (picture(i) for i in range(n)))
-            for n in (frames, 10*frames)
-        )
+        short, long = (_film(Path(folder)/f'{n}.avi', n, size) for n in (frames, 10*frames))
         for way, path in [(w, short) for w in WAYS] + [('exact, ten times as long', long)]:
-            with ProcessPoolExecutor(1, ctx) as child:
-                seconds, peak, probs = child.submit(
-                    _recognize, way.partition(',')[0], config, path, n_clips,
-                    str(usable_device(device))
-                ).result()
+            name = way.partition(',')[0]
+            task = _recognize, name, config, path, n_clips, str(usable_device(device))
+            with ProcessPoolExecutor(1, context) as child:
+                seconds, peak, probs = child.submit(*task).result()
             rows[way] = {
                 'seconds': seconds[n_clips], 'seconds, one clip pair': seconds[1],
-                'peak_memory_gb': peak
+                'peak_memory_gb': peak,
             }
-            if path == short:
-                if loop is None: loop = probs
-                rows[way] |= {
-                    'largest difference': float(abs(probs - loop).max()),
-                    'same class in each view': float((probs.argmax(-1) == loop.argmax(-1)).mean())
-                }
+            if path != short: continue
+            if loop is None: loop = probs
+            same_class = probs.argmax(-1) == loop.argmax(-1)
+            rows[way]['largest difference'] = float(abs(probs - loop).max())
+            rows[way]['same class in each view'] = float(same_class.mean())
     ratios = {
         f'{a} over {w}': rows[a]['seconds']/rows[w]['seconds'] for a in WAYS[:2] for w in WAYS[2:]
     }
