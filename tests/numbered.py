@@ -23,12 +23,19 @@ def numbers(frames):
     frames = np.asarray(frames)
     side = frames.shape[2] // BITS
     m = max(side // 8, 1)
-    squares = [frames[:, m:side - m, side * b + m:side * (b + 1) - m].mean((1, 2, 3)) > 125 for b in range(BITS)]
+    squares = [
+        frames[:, m:side - m, side * b + m:side * (b + 1) - m].mean((1, 2, 3)) > 125
+        for b in range(BITS)
+    ]
     return [int(n) for n in sum(s.astype(int) << b for b, s in enumerate(squares))]
 
 
-def write_numbered(path, n=150, codec='mpeg4', gop=12, b_frames=0, size=(240, 320), times=None, rotation=0, first=0, options=()):
-    "Write `n` numbered frames with PyAV; `times` are presentation times in milliseconds, `rotation` degrees go into the container."
+def write_numbered(
+    path, n=150, codec='mpeg4', gop=12, b_frames=0, size=(240, 320), times=None, rotation=0,
+    first=0, options=()
+):
+    """Write `n` numbered frames with PyAV; `times` are presentation times in milliseconds,
+    `rotation` degrees go into the container."""
     height, width = size
     with av.open(str(path), 'w') as out:
         stream = out.add_stream(codec, rate=1000 if times else 25)
@@ -44,7 +51,8 @@ def write_numbered(path, n=150, codec='mpeg4', gop=12, b_frames=0, size=(240, 32
                 'libx265': {'preset': 'veryfast', 'x265-params': f'log-level=none:bframes={b_frames}'}}
         ctx.options = base.get(codec, {}) | dict(options)
         for i in range(n):
-            picture = np.rot90(numbered_frame(first + i, height, width), -rotation // 90)   # stored lying down, shown upright
+            # stored lying down, shown upright
+            picture = np.rot90(numbered_frame(first + i, height, width), -rotation // 90)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24')
             frame.pts = times[i] if times else i
             out.mux(stream.encode(frame))
@@ -53,8 +61,11 @@ def write_numbered(path, n=150, codec='mpeg4', gop=12, b_frames=0, size=(240, 32
 
 
 def remux(source, target, stamp, **container_options):
-    "Copy the packets of `source` into another container; `stamp(i, packet)` changes the times of packet `i` of the file."
-    with av.open(str(source)) as inp, av.open(str(target), 'w', container_options=container_options) as out:
+    """Copy the packets of `source` into another container; `stamp(i, packet)` changes the times of
+    packet `i` of the file."""
+    with av.open(str(source)) as inp, av.open(
+        str(target), 'w', container_options=container_options
+    ) as out:
         stream = inp.streams.video[0]
         copy = out.add_stream_from_template(stream)
         packets = [packet for packet in inp.demux(stream) if packet.size]
@@ -66,12 +77,15 @@ def remux(source, target, stamp, **container_options):
 
 
 VOP = b'\0\0\1\xb6'
-NOT_CODED = VOP + b'\x51\x4f'                                     # a P-picture that says "as before" and nothing else
-PACKED = b'\0\0\1\xb2DivX503b1393p\0\0\1\xb2XviD0050'             # how XviD announces packed B-frames
+# a P-picture that says "as before" and nothing else
+NOT_CODED = VOP + b'\x51\x4f'
+# how XviD announces packed B-frames
+PACKED = b'\0\0\1\xb2DivX503b1393p\0\0\1\xb2XviD0050'
 
 
 def pack_b_frames(source, target):
-    "Rewrite MPEG-4 in AVI as XviD packs B-frames: each anchor with its first B in one chunk, an empty picture in the place gained."
+    """Rewrite MPEG-4 in AVI as XviD packs B-frames: each anchor with its first B in one chunk, an
+    empty picture in the place gained."""
     with av.open(str(source)) as inp, av.open(str(target), 'w') as out:
         stream = inp.streams.video[0]
         copy = out.add_stream_from_template(stream)

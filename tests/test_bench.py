@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 def test_steps_of_every_rival():
     tiny = FstCNConfig.small(2, crop_size=76, short_side=76, fc_sizes=(16, 16), fusion_size=16)
     told = []
-    record = bench_step(tiny, 2, rounds=1, steps=1, video=(4, 32), matrix=64, device='cpu', say=told.append)
+    record = bench_step(
+        tiny, 2, rounds=1, steps=1, video=(4, 32), matrix=64, device='cpu', say=told.append
+    )
     results = record['results']
     assert list(results) == list(RIVALS)
     assert told == [f'{name}: {v["ms"]:.1f} ms' for name, v in results.items()]
@@ -30,8 +32,13 @@ def test_whole_videos_in_every_way():
     results = record['results']
     assert max(results[way]['largest difference'] for way in ('naive loop', 'exact')) < 1e-5
     assert results['exact']['same class in each view'] == 1
-    assert list(record['layers_ms']) == ['conv2', 'conv3', 'conv4', 'spatial conv5', 'temporal conv5']
-    assert_allclose(record['ratios']['plain loop over exact'], results['plain loop']['seconds']/results['exact']['seconds'])
+    assert list(record['layers_ms']) == [
+        'conv2', 'conv3', 'conv4', 'spatial conv5', 'temporal conv5'
+    ]
+    assert_allclose(
+        record['ratios']['plain loop over exact'],
+        results['plain loop']['seconds']/results['exact']['seconds']
+    )
 
 
 def test_an_epoch_of_loading(tmp_path):

@@ -12,13 +12,18 @@ import yaml
 from nbdev.doclinks import nbglob
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS = sorted((p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts), key=lambda p: p.name)
+NBS = sorted(
+    (p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts),
+    key=lambda p: p.name
+)
 CHAPTERS = [nb for nb in NBS if nb.name != 'index.ipynb']
 
 
 def place(nb): return nb.relative_to(ROOT/'nbs').as_posix()
 
-PATHS = re.compile(r'(?<![\w.~-])/(?:root|home|tmp|work|Users|var/folders|private)/|site-packages|[A-Z]:\\Users')
+PATHS = re.compile(
+    r'(?<![\w.~-])/(?:root|home|tmp|work|Users|var/folders|private)/|site-packages|[A-Z]:\\Users'
+)
 PROGRESS = re.compile(r'\d%\||\d ?(?:it|s)/(?:s|it)\b')
 
 
@@ -30,7 +35,9 @@ def cells(nb, kind=None):
 
 def directives(cell):
     "The `#|` directives that open a code cell."
-    return re.findall(r'^#\s*\|\s*(.*?)\s*$', cell['source'], re.MULTILINE) if cell['cell_type'] == 'code' else []
+    return re.findall(
+        r'^#\s*\|\s*(.*?)\s*$', cell['source'], re.MULTILINE
+    ) if cell['cell_type'] == 'code' else []
 
 
 def texts(cell):
@@ -38,16 +45,21 @@ def texts(cell):
     for out in cell.get('outputs', []):
         yield ''.join(out.get('text', []))
         for mime, data in out.get('data', {}).items():
-            if not mime.startswith('image/'): yield data if isinstance(data, str) else ''.join(map(str, data))
+            if not mime.startswith('image/'):
+                yield data if isinstance(data, str) else ''.join(map(str, data))
 
 
 # --- faults: each takes the cells of a notebook and says what is wrong with them --------------------------------------------------------
 
 def anatomy(cs, name):
-    "`default_exp`, a title cell that holds a title and one sentence, and the export call at the end."
+    """`default_exp`, a title cell that holds a title and one sentence, and the export call at the
+    end."""
     first, title, last = cs[0], cs[1], cs[-1]
-    if directives(first) != [f'default_exp {name}']: yield f'the first cell is not `#| default_exp {name}`'
-    if title['cell_type'] != 'markdown' or not re.fullmatch(r'# \S.*\n+> \S.*[.!?]\s*', title['source']):
+    if directives(first) != [f'default_exp {name}']:
+        yield f'the first cell is not `#| default_exp {name}`'
+    if title['cell_type'] != 'markdown' or not re.fullmatch(
+        r'# \S.*\n+> \S.*[.!?]\s*', title['source']
+    ):
         yield 'the second cell is not a title and one `> ` sentence, alone'
     if 'hide' not in directives(last) or 'nbdev.nbdev_export()' not in last['source'] or not cs[-2]['source'].startswith('## Export -'):
         yield 'the last cells are not `## Export -` and the hidden export call'
@@ -61,7 +73,10 @@ def balance(cs, name):
 
 def exports(cs, name):
     "At least one exported cell."
-    exported = [c for c in cs if any(d.split()[0] in ('export', 'exports', 'exporti') for d in directives(c) if d)]
+    exported = [
+        c for c in cs
+        if any(d.split()[0] in ('export', 'exports', 'exporti') for d in directives(c) if d)
+    ]
     if not exported: yield 'exports nothing'
 
 
@@ -69,21 +84,33 @@ def outputs(cs, name):
     "Stored outputs that read the same on every machine."
     for c in cs:
         for out in c.get('outputs', []):
-            if out['output_type'] == 'error' or out.get('name') == 'stderr': yield f'an error or warning is stored: {out}'
+            if out['output_type'] == 'error' or out.get('name') == 'stderr':
+                yield f'an error or warning is stored: {out}'
         for text in texts(c):
             for what, pattern in (('path', PATHS), ('progress bar', PROGRESS)):
-                if m := pattern.search(text): yield f'a {what} is stored: ...{text[max(m.start()-30, 0):m.end()+30]}...'
+                if m := pattern.search(text):
+                    yield f'a {what} is stored: ...{text[max(m.start()-30, 0):m.end()+30]}...'
 
 
 def calls(cs, name):
-    "Tests that can fail for one reason only: no star import, no `test_close`, no `test_fail` that any exception would please."
+    """Tests that can fail for one reason only: no star import, no `test_close`, no `test_fail` that
+    any exception would please."""
     for c in cs:
         if c['cell_type'] != 'code': continue
-        for node in ast.walk(ast.parse('\n'.join(line for line in c['source'].splitlines() if not re.match(r'\s*[%!]', line)))):
-            if isinstance(node, ast.ImportFrom) and node.names[0].name == '*': yield f'from {node.module} import *'
+        for node in ast.walk(
+            ast.parse(
+                '\n'.join(
+                    line for line in c['source'].splitlines() if not re.match(r'\s*[%!]', line)
+                )
+            )
+        ):
+            if isinstance(node, ast.ImportFrom) and node.names[0].name == '*':
+                yield f'from {node.module} import *'
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                if node.func.id == 'test_close': yield f'test_close ignores shapes: {ast.unparse(node)}'
-                if node.func.id == 'test_fail' and 'contains' not in [k.arg for k in node.keywords]: yield f'no contains=: {ast.unparse(node)}'
+                if node.func.id == 'test_close':
+                    yield f'test_close ignores shapes: {ast.unparse(node)}'
+                if node.func.id == 'test_fail' and 'contains' not in [k.arg for k in node.keywords]:
+                    yield f'no contains=: {ast.unparse(node)}'
 
 
 CHECKS = [anatomy, balance, exports, outputs, calls]
@@ -119,14 +146,31 @@ def test_checks_pass(check): assert list(check(TOY, 'toy')) == []
 
 
 @pytest.mark.parametrize('check,at,bad,fault', [
-    (anatomy, 0, py('#| default_exp tory'), 'first cell'), (anatomy, 1, md('# Toy\n\n> Adds numbers.\n\nAnd this.'), 'second cell'),
-    (anatomy, 1, md('# Toy'), 'second cell'), (anatomy, -1, py('import nbdev; nbdev.nbdev_export()'), 'last cells'),
+    (anatomy, 0, py('#| default_exp tory'), 'first cell'), (
+        anatomy, 1, md('# Toy\n\n> Adds numbers.\n\nAnd this.'), 'second cell'
+    ),
+    (anatomy, 1, md('# Toy'), 'second cell'), (
+        anatomy, -1, py('import nbdev; nbdev.nbdev_export()'), 'last cells'
+    ),
     (balance, 2, py('1'), 'markdown cells'), (exports, 3, py('f = 1'), 'exports nothing'),
     (outputs, 5, py('f(1)', said('careful', 'stderr')), 'warning'),
-    (outputs, 5, py('f(1)', {'output_type': 'error', 'evalue': 'no'}), 'error'), (outputs, 5, py('f(1)', said('see /tmp/x.avi')), 'path'),
-    (outputs, 5, py('f(1)', {'output_type': 'execute_result', 'data': {'text/plain': ["PosixPath('/home/me')/x"]}}), 'path'),
-    (outputs, 5, py('f(1)', said(' 50%|#####     | 5/10')), 'progress'), (outputs, 5, py('f(1)', said('[00:01, 3.1it/s]')), 'progress'),
-    (calls, 5, py('from os import *'), 'from os import *'), (calls, 5, py('test_close(f(1), 2)'), 'test_close'),
+    (
+        outputs, 5, py('f(1)', {'output_type': 'error', 'evalue': 'no'}), 'error'
+    ), (outputs, 5, py('f(1)', said('see /tmp/x.avi')), 'path'),
+    (
+        outputs, 5,
+        py(
+            'f(1)',
+            {'output_type': 'execute_result', 'data': {'text/plain': ["PosixPath('/home/me')/x"]}}
+        ),
+        'path'
+    ),
+    (
+        outputs, 5, py('f(1)', said(' 50%|#####     | 5/10')), 'progress'
+    ), (outputs, 5, py('f(1)', said('[00:01, 3.1it/s]')), 'progress'),
+    (
+        calls, 5, py('from os import *'), 'from os import *'
+    ), (calls, 5, py('test_close(f(1), 2)'), 'test_close'),
     (calls, 5, py('test_fail(lambda: f(None))'), 'contains')])
 def test_checks_are_red(check, at, bad, fault):
     cs = list(TOY)
@@ -141,7 +185,9 @@ def test_every_notebook_is_tested():
     "`nbdev_test` succeeds when it finds nothing to run, so what it would find is counted here."
     assert sorted(p.name for p in nbglob(ROOT/'nbs', as_path=True)) == [nb.name for nb in NBS]
     assert not list((ROOT/'nbs').rglob('.notest'))
-    assert not [nb.name for nb in NBS if 'skip_exec' in cells(nb)[0]['source'] + cells(nb)[1]['source']]
+    assert not [
+        nb.name for nb in NBS if 'skip_exec' in cells(nb)[0]['source'] + cells(nb)[1]['source']
+    ]
     assert len(CHAPTERS) >= 10
 
 
@@ -151,8 +197,13 @@ def test_every_notebook_has_a_module():
 
 
 def test_sidebar_lists_every_notebook_in_order():
-    contents = yaml.safe_load((ROOT/'nbs'/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    listed = [name for entry in contents for name in (entry['contents'] if isinstance(entry, dict) else [entry])]
+    contents = yaml.safe_load(
+        (ROOT/'nbs'/'sidebar.yml').read_text(encoding='utf-8')
+    )['website']['sidebar']['contents']
+    listed = [
+        name for entry in contents
+        for name in (entry['contents'] if isinstance(entry, dict) else [entry])
+    ]
     assert len(listed) == len(set(listed)), 'listed twice'
     assert set(listed) == {place(nb) for nb in NBS}
     assert listed[0] == 'index.ipynb'
@@ -183,7 +234,10 @@ for path in sys.argv[1:]:
     try: FilterDefaults()(nb)
     except Exception as e: faults.append(f"{path}: {e!s} {e.__cause__!r}")
     for text in [str(out) for cell in nb.cells for out in cell.get("outputs", [])]:
-        faults += [f"{path}: a link inside code: {code}" for code in text.split("```")[1::2] if "](http" in code]
+        faults += [
+            f"{path}: a link inside code: {code}" for code in text.split("```")[1::2]
+            if "](http" in code
+        ]
 print("\\n" + json.dumps(faults))'''
 
 
@@ -212,11 +266,16 @@ def test_docs_can_be_made_is_red(tmp_path):
 # --- README.md is the index notebook ---------------------------------------------------------------------------------------------------
 
 def test_readme_is_the_index_notebook():
-    made = subprocess.run([sys.executable, ROOT/'.ci'/'readme', '--stdout'], capture_output=True, text=True, encoding='utf-8', timeout=120)
+    made = subprocess.run(
+        [sys.executable, ROOT/'.ci'/'readme', '--stdout'], capture_output=True, text=True,
+        encoding='utf-8', timeout=120
+    )
     assert made.returncode == 0, made.stderr
     assert made.stdout == (ROOT/'README.md').read_text(encoding='utf-8'), 'README.md is stale: run .ci/readme'
 
 
-@pytest.mark.parametrize('command', ['pip install . && fstcn demo', 'pip install -e ".[dev]" && nbdev_test && pytest'])
+@pytest.mark.parametrize(
+    'command', ['pip install . && fstcn demo', 'pip install -e ".[dev]" && nbdev_test && pytest']
+)
 def test_readme_holds_the_two_commands(command):
     assert (ROOT/'README.md').read_text(encoding='utf-8').splitlines().count(command) == 1

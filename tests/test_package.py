@@ -20,17 +20,29 @@ from fastcore.docments import docments
 import fstcn
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = [m.name for m in pkgutil.walk_packages(fstcn.__path__, 'fstcn.') if not m.name.rpartition('.')[2].startswith('_')]
+MODULES = [
+    m.name for m in pkgutil.walk_packages(fstcn.__path__, 'fstcn.')
+    if not m.name.rpartition('.')[2].startswith('_')
+]
 SYMBOLS = [(m, n) for m in MODULES for n in importlib.import_module(m).__all__]
-HEAVY = {'torch', 'torchvision', 'accelerate', 'numpy', 'pandas', 'matplotlib', 'seaborn', 'cv2', 'av', 'decord'}
-SLOW = {'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'seaborn', 'accelerate', 'decord'}
+HEAVY = {
+    'torch', 'torchvision', 'accelerate', 'numpy', 'pandas', 'matplotlib', 'seaborn', 'cv2', 'av',
+    'decord'
+}
+SLOW = {
+    'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'seaborn', 'accelerate', 'decord'
+}
 DEV_ONLY = {'nbdev', 'execnb', 'fastcore', 'ghapi', 'IPython', 'pytest'}
 HOOKS = {'extra_repr'}       # called by PyTorch, never by a reader
 
 
 def fresh(code, cwd):
-    "What `code` prints as JSON, run by a fresh interpreter from a folder that is not the repository."
-    run = subprocess.run([sys.executable, '-W', 'error::SyntaxWarning', '-c', code], cwd=cwd, capture_output=True, text=True, timeout=300)
+    """What `code` prints as JSON, run by a fresh interpreter from a folder that is not the
+    repository."""
+    run = subprocess.run(
+        [sys.executable, '-W', 'error::SyntaxWarning', '-c', code], cwd=cwd, capture_output=True,
+        text=True, timeout=300
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
@@ -46,23 +58,32 @@ def test_every_public_name_exists_in_a_fresh_process(tmp_path):
     code = f'''
 import importlib, json, sys
 sys.modules['ipywidgets'] = None                      # seaborn takes it, and IPython with it, where it is there
-missing = [f"{{m}}.{{n}}" for m in {MODULES!r} for n in importlib.import_module(m).__all__ if not hasattr(sys.modules[m], n)]
+missing = [
+    f"{{m}}.{{n}}" for m in {MODULES!r} for n in importlib.import_module(m).__all__
+    if not hasattr(sys.modules[m], n)
+]
 print(json.dumps([missing, sorted({DEV_ONLY!r} & set(sys.modules))]))'''
     missing, dev_only = fresh(code, tmp_path)
     assert not missing
     assert not dev_only, 'the package needs these to run, and its users do not have them'
 
 
-@pytest.mark.parametrize('module,unwanted', [('fstcn', HEAVY), ('fstcn.cli', HEAVY), ('fstcn.inference', SLOW)])
+@pytest.mark.parametrize(
+    'module,unwanted', [('fstcn', HEAVY), ('fstcn.cli', HEAVY), ('fstcn.inference', SLOW)]
+)
 def test_light_import(module, unwanted, tmp_path):
-    "`fstcn --help` answers at once, `fstcn predict` soon: nothing heavy is imported before it is needed."
+    """`fstcn --help` answers at once, `fstcn predict` soon: nothing heavy is imported before it is
+    needed."""
     code = f'import json, sys, {module}; print(json.dumps(sorted({unwanted!r} & set(sys.modules))))'
     assert fresh(code, tmp_path) == []
 
 
 def order():
     "Module name to position in the reading order, from the notebooks' numbers."
-    return {nb.stem.partition('_')[2]: nb.stem for nb in sorted((ROOT/'nbs').rglob('[0-9]*.ipynb'), key=lambda p: p.stem)}
+    return {
+        nb.stem.partition('_')[2]: nb.stem
+        for nb in sorted((ROOT/'nbs').rglob('[0-9]*.ipynb'), key=lambda p: p.stem)
+    }
 
 
 def siblings(source):
@@ -72,7 +93,8 @@ def siblings(source):
         if isinstance(node, ast.Import):
             found |= {a.name.split('.')[1] for a in node.names if a.name.startswith('fstcn.')}
         elif isinstance(node, ast.ImportFrom):
-            if node.module == 'fstcn' or (node.level and not node.module): found |= {a.name for a in node.names if a.name != '__version__'}
+            if node.module == 'fstcn' or (node.level and not node.module):
+                found |= {a.name for a in node.names if a.name != '__version__'}
             elif node.level: found.add(node.module.split('.')[0])
             elif node.module.startswith('fstcn.'): found.add(node.module.split('.')[1])
     return found
@@ -80,10 +102,14 @@ def siblings(source):
 
 @pytest.mark.parametrize('module', MODULES)
 def test_imports_point_down(module):
-    "A module imports lower-numbered modules only, so that the reading order is the dependency order."
+    """A module imports lower-numbered modules only, so that the reading order is the dependency
+    order."""
     name, rank = module.partition('.')[2], order()
     assert name in rank, f'{module} has no notebook'
-    up = [m for m in siblings((ROOT/'fstcn'/f'{name}.py').read_text(encoding='utf-8')) if rank[m] >= rank[name]]
+    up = [
+        m for m in siblings((ROOT/'fstcn'/f'{name}.py').read_text(encoding='utf-8'))
+        if rank[m] >= rank[name]
+    ]
     assert not up
 
 
@@ -96,7 +122,8 @@ def test_siblings():
 # --- documentation -----------------------------------------------------------------------------------------------------------------
 
 def function_in(o):
-    "The plain function inside a property, class method, static method or decorated function; None where there is none."
+    """The plain function inside a property, class method, static method or decorated function; None
+    where there is none."""
     if isinstance(o, property): o = o.fget
     elif isinstance(o, functools.cached_property): o = o.func
     o = getattr(o, '__func__', o)
@@ -111,30 +138,42 @@ def function_faults(f, where, docstring=True):
     for p in sig.parameters.values():
         if p.name in ('self', 'cls', 'args', 'kwargs'): continue
         variadic = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        helped = [*getattr(p.annotation, '__metadata__', ()), p.default]       # the command line's options carry their own help
-        if p.annotation is p.empty and not variadic: faults.append(f'{where}({p.name}) has no annotation')
-        if not docs.get(p.name) and not any(getattr(h, 'help', None) for h in helped): faults.append(f'{where}({p.name}) has no comment')
+        # the command line's options carry their own help
+        helped = [*getattr(p.annotation, '__metadata__', ()), p.default]
+        if p.annotation is p.empty and not variadic:
+            faults.append(f'{where}({p.name}) has no annotation')
+        if not docs.get(p.name) and not any(getattr(h, 'help', None) for h in helped):
+            faults.append(f'{where}({p.name}) has no comment')
     if f.__name__ == '__init__': return faults
     if sig.return_annotation is sig.empty: faults.append(f'{where} has no return annotation')
-    elif sig.return_annotation not in (None, 'None') and not docs.get('return'): faults.append(f"{where}'s return has no comment")
+    elif sig.return_annotation not in (None, 'None') and not docs.get('return'):
+        faults.append(f"{where}'s return has no comment")
     return faults
 
 
 def members(cls):
-    "The functions of `cls` that its users call: the constructor, `forward`, public methods and properties."
+    """The functions of `cls` that its users call: the constructor, `forward`, public methods and
+    properties."""
     for name, m in vars(cls).items():
         if name in ('__init__', '__call__') or not (name.startswith('_') or name in HOOKS):
             f = function_in(m)
-            if f and f.__module__ == cls.__module__: yield name, f      # not the constructor that a Protocol is given
+            # not the constructor that a Protocol is given
+            if f and f.__module__ == cls.__module__: yield name, f
 
 
 def class_faults(cls):
-    "What class `cls` leaves undocumented. An inherited docstring or the one a dataclass makes up is none."
+    """What class `cls` leaves undocumented. An inherited docstring or the one a dataclass makes up
+    is none."""
     name, doc = cls.__name__, vars(cls).get('__doc__')
-    faults = [] if doc and not doc.startswith(f'{name}(') else [f'{name} has no docstring of its own']
+    faults = [] if doc and not doc.startswith(f'{name}(') else [
+        f'{name} has no docstring of its own'
+    ]
     if dataclasses.is_dataclass(cls):
         docs, own = docments(cls), inspect.get_annotations(cls)
-        faults += [f'{name}.{f.name} has no comment' for f in dataclasses.fields(cls) if f.name in own and f.init and not docs.get(f.name)]
+        faults += [
+            f'{name}.{f.name} has no comment' for f in dataclasses.fields(cls) if f.name in own
+            and f.init and not docs.get(f.name)
+        ]
     for m, f in members(cls):
         if m == '__init__' and dataclasses.is_dataclass(cls): continue
         faults += function_faults(f, f'{name}.{m}', docstring=not m.startswith('_'))
@@ -285,11 +324,19 @@ def test_documented_passes(o): assert faults_of(o) == []
 
 
 @pytest.mark.parametrize('o,fault', [
-    (no_docstring, 'no docstring'), (no_comment, '(x) has no comment'), (no_annotation, '(x) has no annotation'),
-    (no_return, 'no return annotation'), (no_return_comment, 'return has no comment'), (two_to_a_line, '(x) has no comment'),
-    (bad_context, 'bad_context has no docstring'), (Heir, 'no docstring of its own'), (BadForward, 'BadForward.forward(x) has no annotation'), (BadForward, 'BadForward.forward has no docstring'),
+    (no_docstring, 'no docstring'), (no_comment, '(x) has no comment'), (
+        no_annotation, '(x) has no annotation'
+    ),
+    (no_return, 'no return annotation'), (
+        no_return_comment, 'return has no comment'
+    ), (two_to_a_line, '(x) has no comment'),
+    (bad_context, 'bad_context has no docstring'), (Heir, 'no docstring of its own'), (
+        BadForward, 'BadForward.forward(x) has no annotation'
+    ), (BadForward, 'BadForward.forward has no docstring'),
     (InheritedDoc, 'InheritedDoc.reset has no docstring'),
     (BadInit, 'BadInit.__init__(start) has no comment'),
-    (BadProperty, 'BadProperty.now has no docstring'), (BadCached, 'BadCached.now has no docstring'), (BadStatic, 'BadStatic.now has no docstring'),
+    (
+        BadProperty, 'BadProperty.now has no docstring'
+    ), (BadCached, 'BadCached.now has no docstring'), (BadStatic, 'BadStatic.now has no docstring'),
     (BadFields, 'BadFields.y has no comment'), (MadeUpDoc, 'MadeUpDoc has no docstring')])
 def test_documented_is_red(o, fault): assert any(fault in f for f in faults_of(o)), faults_of(o)
