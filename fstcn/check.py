@@ -19,7 +19,7 @@ from .datasets import DatasetError, VideoSplit, duplicate_files, find_videos
 from .video import Guard, VideoError, _import, _open, probe_video
 
 # %% ../nbs/data/13_check.ipynb #dd546b09
-def _in_order(reader, indices: list[int]) -> list[np.ndarray]:
+def _in_order(reader, indices):
     "The frames with these indices, by decoding from the first frame on."
     frames = {}
     for i in range(max(indices) + 1):
@@ -51,7 +51,7 @@ def _decord_report(
     return {'decord_inexact': not np.array_equal(asked, wanted)}
 
 
-def _file_report(path: Path) -> dict:
+def _file_report(path):
     "What decoding a whole file tells; `VideoError` if nothing can be decoded."
     info = probe_video(path)
     with _open(path) as (_, stream):
@@ -66,7 +66,7 @@ def _file_report(path: Path) -> dict:
         'codec': info.codec}
 
 # %% ../nbs/data/13_check.ipynb #e5a35c34
-def _examine(path: Path, guard: Guard) -> dict:
+def _examine(path, guard):
     "One row of the table, whatever happens to the file."
     try:
         row = guard(_file_report, path)
@@ -89,7 +89,7 @@ _COLUMNS = {
     'codec': 'str'}
 
 
-def _table(paths: Sequence[Path], rows: Sequence[dict], clip_span: int) -> pd.DataFrame:
+def _table(paths, rows, clip_span):
     "The reports as a table with fixed columns and types, and what follows from them."
     table = pd.DataFrame({'path': [str(p) for p in paths]})
     def column(name): return pd.Series([r.get(name) for r in rows], dtype=object)
