@@ -19,71 +19,114 @@ from .datasets import DatasetError, VideoSplit, duplicate_files, find_videos
 from .video import Guard, VideoError, _import, _open, probe_video
 
 # %% ../nbs/data/13_check.ipynb #dd546b09
+def _in_order(reader, indices):
+    "The frames with these indices, by decoding from the first frame on."
+    frames = {}
+    for i in range(max(indices) + 1):
+        frame = reader.next()
+        if i in indices: frames[i] = frame.asnumpy()
+    return [frames[i] for i in indices]
+
+
 def _decord_report(
-    path: Path, # a video that can be decoded
-    n_frames: int, # its decodable frames
+    path:Path, # a video that can be decoded
+    n_frames:int, # its decodable frames
 ) -> dict: # decord_inexact: True, False, or None without decord
-    "Whether decord's random access disagrees with its own sequential decoding; `VideoError` if decord fails."
-    try: decord = _import('decord')
-    except ValueError: return {'decord_inexact': None}
+    "Whether random access gives other frames than decoding; `VideoError` if decord fails."
+    try:
+        decord = _import('decord')
+    except ValueError:
+        return {'decord_inexact': None}
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        ahead, wanted = decord.VideoReader(str(path), num_threads=1), {}
-        n = min(len(ahead), n_frames)
+        reader = decord.VideoReader(str(path), num_threads=1)
+        n = min(len(reader), n_frames)
         indices = [n * k // 9 for k in (5, 2, 7, 1, 8, 4, 3, 6)]
-        for i in range(max(indices) + 1):
-            frame = ahead.next()
-            if i in indices: wanted[i] = frame.asnumpy()
-        asked = decord.VideoReader(str(path), num_threads=1).get_batch(indices).asnumpy()
-    except (decord.DECORDError, RuntimeError, StopIteration) as e: raise VideoError(path, str(e).partition('\n')[0] or type(e).__name__) from e
-    return {'decord_inexact': not all(np.array_equal(frame, wanted[i]) for frame, i in zip(asked, indices, strict=True))}
+        wanted = _in_order(reader, indices)
+        fresh = decord.VideoReader(str(path), num_threads=1)
+        asked = fresh.get_batch(indices).asnumpy()
+    except (decord.DECORDError, RuntimeError, StopIteration) as e:
+        reason = str(e).partition('\n')[0]
+        raise VideoError(path, reason or type(e).__name__) from e
+    return {'decord_inexact': not np.array_equal(asked, wanted)}
 
 
-def _file_report(path: Path) -> dict:
-    "What decoding a file from its first frame to its last tells; `VideoError` if nothing can be decoded."
+def _file_report(path):
+    "What decoding a whole file tells; `VideoError` if nothing can be decoded."
     info = probe_video(path)
-    with _open(path) as (_, stream): header = stream.frames
-    return {'status': 'damaged' if info.damage else 'ok', 'reason': info.damage, 'n_frames': info.n_frames,
-            'header_frames': header or None, 'fps': info.fps, 'size': f'{info.width}x{info.height}', 'codec': info.codec}
+    with _open(path) as (_, stream):
+        header = stream.frames
+    return {
+        'status': 'damaged' if info.damage else 'ok',
+        'reason': info.damage,
+        'n_frames': info.n_frames,
+        'header_frames': header or None,
+        'fps': info.fps,
+        'size': f'{info.width}x{info.height}',
+        'codec': info.codec}
 
 # %% ../nbs/data/13_check.ipynb #e5a35c34
-def _examine(path: Path, guard: Guard) -> dict:
+def _examine(path, guard):
     "One row of the table, whatever happens to the file."
-    try: row = guard(_file_report, path)
-    except VideoError as e: return {'status': 'unreadable', 'reason': e.reason}
-    try: return row | guard(_decord_report, path, row['n_frames'])
-    except VideoError as e: return row | {'decord_inexact': True, 'reason': '; '.join(filter(None, [row['reason'], f'decord: {e.reason}']))}
+    try:
+        row = guard(_file_report, path)
+    except VideoError as e:
+        return {'status': 'unreadable', 'reason': e.reason}
+    try:
+        return row | guard(_decord_report, path, row['n_frames'])
+    except VideoError as e:
+        reasons = filter(None, [row['reason'], f'decord: {e.reason}'])
+        return row | {'decord_inexact': True, 'reason': '; '.join(reasons)}
 
 # %% ../nbs/data/13_check.ipynb #8f41893b
-def _table(paths: Sequence[Path], rows: Sequence[dict], clip_span: int) -> pd.DataFrame:
+_COLUMNS = {
+    'status': 'str',
+    'reason': 'str',
+    'n_frames': 'Int64',
+    'header_frames': 'Int64',
+    'fps': 'Float64',
+    'size': 'str',
+    'codec': 'str'}
+
+
+def _table(paths, rows, clip_span):
     "The reports as a table with fixed columns and types, and what follows from them."
-    columns = {'status': 'str', 'reason': 'str', 'n_frames': 'Int64', 'header_frames': 'Int64', 'fps': 'Float64', 'size': 'str', 'codec': 'str'}
-    table = pd.DataFrame({'path': [str(p) for p in paths]} | {c: pd.Series([r.get(c) for r in rows], dtype=object) for c in [*columns, 'decord_inexact']})
-    for c, kind in columns.items(): table[c] = table[c].fillna('') if kind == 'str' else table[c].astype(kind)
+    table = pd.DataFrame({'path': [str(p) for p in paths]})
+    def column(name): return pd.Series([r.get(name) for r in rows], dtype=object)
+    for name, kind in _COLUMNS.items():
+        values = column(name)
+        table[name] = values.fillna('') if kind == 'str' else values.astype(kind)
     table['short'] = (table.n_frames < clip_span).astype('boolean')
     table['count_mismatch'] = (table.n_frames != table.header_frames).astype('boolean')
-    table['decord_inexact'] = table.pop('decord_inexact').astype('boolean')
+    table['decord_inexact'] = column('decord_inexact').astype('boolean')
     copies = duplicate_files([p for p in paths if os.path.isfile(p)])
     table['duplicate_of'] = [str(copies.get(p, '')) for p in paths]
     return table
 
 # %% ../nbs/data/13_check.ipynb #1bf99bf1
 def check_videos(
-    videos: VideoSplit | str | os.PathLike | Sequence[str | os.PathLike], # a split, a folder, a CSV file, or the paths of the files
-    clip_span: int = 30, # frames that a clip pair spans
-    workers: int | None = None, # child processes, by default one for each core
-    timeout: float = 60, # seconds after which decoding a file is ended
-    progress: bool = True, # show a progress bar
-) -> pd.DataFrame: # one row for each file: path, status ('ok', 'damaged' or 'unreadable'), reason, and what was found out
-    "Decode every file under a time limit that holds, and report what is wrong with it; `DatasetError` if there are no videos."
-    if isinstance(videos, VideoSplit): paths = [v.path for v in (*videos.train, *videos.test)]
-    elif isinstance(videos, str | os.PathLike): paths = find_videos(videos)
-    else: paths = [Path(p) for p in videos]
+    videos:VideoSplit|str|os.PathLike|Sequence[str|os.PathLike], # split, folder, CSV file, files
+    clip_span:int=30, # frames that a clip pair spans
+    workers:int|None=None, # child processes; None: one for each core
+    timeout:float=60, # seconds after which decoding a file is ended
+    progress:bool=True, # show a progress bar
+) -> pd.DataFrame: # a row a file: path, status, reason, and what was found out
+    """Decode every file under a time limit that holds, and report what is wrong with it.
+    A status is 'ok', 'damaged' or 'unreadable'. `DatasetError` if there are no videos."""
+    if isinstance(videos, VideoSplit):
+        paths = [v.path for v in (*videos.train, *videos.test)]
+    elif isinstance(videos, str | os.PathLike):
+        paths = find_videos(videos)
+    else:
+        paths = [Path(p) for p in videos]
     if not paths: raise DatasetError('no videos to check')
     workers = min(workers or os.cpu_count() or 1, len(paths))
+    hidden = None if progress else True
     pool = ThreadPoolExecutor(workers)
     with Guard(timeout, workers) as guard:
         answers = pool.map(lambda p: _examine(p, guard), paths)
-        try: rows = list(tqdm(answers, total=len(paths), desc='checking', unit='video', disable=None if progress else True))
-        finally: pool.shutdown(wait=False, cancel_futures=True)
+        try:
+            rows = list(tqdm(answers, 'checking', len(paths), unit='video', disable=hidden))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return _table(paths, rows, clip_span)

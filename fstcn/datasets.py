@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -24,88 +24,121 @@ from .files import file_sha256
 
 # %% ../nbs/data/12_datasets.ipynb #229029e3
 class DatasetError(Exception):
-    "A data set that cannot be used as it is: the message names what is wrong, where, and the way out."
+    "A data set that cannot be used: the message says what is wrong, where, and the way out."
 
 
 @dataclass(frozen=True)
 class Video:
-    "One labeled video file."
-    path: Path # the file
-    label: int # index into the classes of the split, from 0
-    group: str | None = None # videos of one group (actor, scene, film) never lie on both sides of a split
+    "One labeled video file. Videos of one group never lie on both sides of a split."
+    path:Path # the file
+    label:int # index into the classes of the split, from 0
+    group:str|None = None # actor, scene or film
 
 
 @dataclass(frozen=True)
 class VideoSplit:
     "The class names of a data set and its two disjoint parts."
-    classes: tuple[str, ...] # class names; a label is an index into this tuple
-    train: tuple[Video, ...] # the videos to learn from
-    test: tuple[Video, ...] # the videos held out
+    classes:tuple[str, ...] # class names; a label is an index into them
+    train:tuple[Video, ...] # the videos to learn from
+    test:tuple[Video, ...] # the videos held out
 
 # %% ../nbs/data/12_datasets.ipynb #681307c6
 def name_some(
-    items: Sequence, # what to name
-    n: int = 10, # how many of them at most
+    items:Sequence, # what to name
+    n:int=10, # how many of them at most
 ) -> str: # 'a, b, c and 7 more'
     "Name the first `n` items and count the rest."
-    return ', '.join(map(str, items[:n])) + (f' and {len(items) - n} more' if len(items) > n else '')
+    named = ', '.join(map(str, items[:n]))
+    return f'{named} and {len(items) - n} more' if len(items) > n else named
 
 
 def duplicate_files(
-    paths: Sequence[Path], # the files to compare
-) -> dict[Path, Path]: # a file with the content of an earlier one, and that earlier one
-    "Every file with the content of an earlier one, and that earlier one; empty files are left out. `DatasetError` for one that cannot be read."
-    same_size, first, copies = defaultdict(list), {}, {}
+    paths:Sequence[Path], # the files to compare
+) -> dict[Path, Path]: # a copy, and the earlier file that it is a copy of
+    """Every file with the content of an earlier one; empty files are left out.
+    `DatasetError` for one that cannot be read."""
+    same_size = defaultdict(list)
+    first, copies = {}, {}
     try:
-        for p in paths: same_size[os.path.getsize(p)].append(p)
-        for p in (p for size, same in same_size.items() if size and len(same) > 1 for p in same):
-            original = first.setdefault(file_sha256(p), p)
-            if original != p: copies[p] = original
-    except OSError as e: raise DatasetError(f'{e.filename}: cannot be read: {e.strerror}') from e
+        for p in paths:
+            same_size[os.path.getsize(p)].append(p)
+        for size, same in same_size.items():
+            if not size or len(same) == 1: continue
+            for p in same:
+                original = first.setdefault(file_sha256(p), p)
+                if original != p: copies[p] = original
+    except OSError as e:
+        raise DatasetError(f'{e.filename}: cannot be read: {e.strerror}') from e
     return copies
 
 # %% ../nbs/data/12_datasets.ipynb #2a735814
+def _repeated(items): return [item for item, n in Counter(items).items() if n > 1]
+
+
 def validate_split(
-    split: VideoSplit, # the split to check
-    content: bool = False, # also compare the files' contents across the two parts
-    train: bool = True, # every class needs a training video; False for a data set that is only scored
+    split:VideoSplit, # the split to check
+    content:bool=False, # also compare the contents of the two parts' files
+    train:bool=True, # classes need training videos; False: only to be scored
 ) -> VideoSplit: # the same split, unchanged
-    """Check a split before training; `DatasetError` for fewer than two classes, a repeated class name, a label that is no class,
-    a class without training videos (unless not `train`), a path listed twice, and a group or (with `content`) a file's content on both sides."""
-    n, videos = len(split.classes), (*split.train, *split.test)
-    if n < 2: raise DatasetError(f'a classifier needs at least two classes, this data set has {n}: {list(split.classes)}')
-    repeated = [c for c, k in Counter(split.classes).items() if k > 1]
+    """Check a split before training. `DatasetError` for fewer than two classes, a repeated class
+    name, a label that is no class, a class without training videos (unless not `train`), a path
+    listed twice, and a group or (with `content`) a file's content on both sides."""
+    n = len(split.classes)
+    videos = (*split.train, *split.test)
+    if n < 2:
+        raise DatasetError('a classifier needs at least two classes, '
+                           f'this data set has {n}: {list(split.classes)}')
+    repeated = _repeated(split.classes)
     if repeated: raise DatasetError(f'class names given more than once: {name_some(repeated)}')
+
     for v in videos:
-        if not (isinstance(v.label, Integral) and 0 <= v.label < n): raise DatasetError(f'{v.path}: label {v.label!r} is not one of 0 to {n - 1}')
+        if not (isinstance(v.label, Integral) and 0 <= v.label < n):
+            raise DatasetError(f'{v.path}: label {v.label!r} is not one of 0 to {n - 1}')
     learned = {v.label for v in split.train}
     empty = [c for i, c in enumerate(split.classes) if i not in learned]
     if train and empty: raise DatasetError(f'classes without a training video: {name_some(empty)}')
-    twice = [p for p, k in Counter(os.path.abspath(v.path) for v in videos).items() if k > 1]
+
+    twice = _repeated(os.path.abspath(v.path) for v in videos)
     if twice: raise DatasetError(f'videos listed more than once: {name_some(twice)}')
-    both = sorted({v.group for v in split.train if v.group is not None} & {v.group for v in split.test})
-    if both: raise DatasetError(f'groups on both sides of the split: {name_some(both)}. Move them to one side, or read the data without groups')
-    if content:
-        held, copies = {v.path for v in split.test}, duplicate_files([v.path for v in videos])
-        leaks = [f'{a} = {b}' for a, b in copies.items() if a in held and b not in held]
-        if leaks: raise DatasetError(f'the same video in both parts: {name_some(leaks)}. Remove one of each pair')
+    groups = {v.group for v in split.train} - {None}
+    both = sorted(groups & {v.group for v in split.test})
+    if both:
+        raise DatasetError(f'groups on both sides of the split: {name_some(both)}. '
+                           'Move them to one side, or read the data without groups')
+    if not content: return split
+
+    held = {v.path for v in split.test}
+    copies = duplicate_files([v.path for v in videos])
+    leaks = [f'{a} = {b}' for a, b in copies.items() if a in held and b not in held]
+    if leaks:
+        raise DatasetError(f'the same video in both parts: {name_some(leaks)}. '
+                           'Remove one of each pair')
     return split
 
 # %% ../nbs/data/12_datasets.ipynb #02d21a29
 def checksum(
-    split: VideoSplit, # the data set to identify
-    sizes: bool = True, # include the file sizes, which asks the file system for each of them
+    split:VideoSplit, # the data set to identify
+    sizes:bool=True, # include the size of every file
 ) -> str: # 12 hexadecimal digits
-    "Short stable hash of class names, parts, relative names, labels and file sizes; `DatasetError` for a file that is gone, or without videos."
-    if not (*split.train, *split.test): raise DatasetError('a data set without videos has no checksum')
-    top = os.path.commonpath([os.path.abspath(v.path.parent) for v in (*split.train, *split.test)])
+    """Short stable hash of class names, parts, relative names, labels and file sizes.
+    `DatasetError` for a file that is gone, or without videos."""
+    videos = (*split.train, *split.test)
+    if not videos: raise DatasetError('a data set without videos has no checksum')
+    top = os.path.commonpath([os.path.abspath(v.path.parent) for v in videos])
     sha = hashlib.sha256(json.dumps(split.classes).encode())
+
+    def add(part, videos):
+        for v in sorted(videos, key=lambda v: v.path.as_posix()):
+            below = os.path.abspath(v.path)[len(top):]
+            name = below.replace(os.sep, '/').lstrip('/')
+            size = os.path.getsize(v.path) if sizes else None
+            sha.update(json.dumps([part, name, int(v.label), size]).encode())
+
     try:
-        for part, videos in (('train', split.train), ('test', split.test)):
-            for v in sorted(videos, key=lambda v: v.path.as_posix()):
-                name = os.path.abspath(v.path)[len(top):].replace(os.sep, '/').lstrip('/')
-                sha.update(json.dumps([part, name, int(v.label), os.path.getsize(v.path) if sizes else None]).encode())
-    except OSError as e: raise DatasetError(f'{e.filename}: cannot be read: {e.strerror}') from e
+        add('train', split.train)
+        add('test', split.test)
+    except OSError as e:
+        raise DatasetError(f'{e.filename}: cannot be read: {e.strerror}') from e
     return sha.hexdigest()[:12]
 
 # %% ../nbs/data/12_datasets.ipynb #f1a90002
@@ -113,9 +146,9 @@ _PIECE = 1 << 16 # bytes
 
 
 def fingerprint(
-    path: str | os.PathLike, # a video file
-) -> str | None: # 12 hexadecimal digits, whatever the file is called; None for an empty file and for one that cannot be read
-    "Short hash of a file's size in bytes and of 64 KiB at its start, in its middle and at its end. Raises nothing."
+    path:str|os.PathLike, # a video file, whatever it is called
+) -> str|None: # 12 hexadecimal digits; None if empty or unreadable
+    "Hash of a file's size and of 64 KiB at its start, middle and end. Raises nothing."
     try:
         with open(path, 'rb') as f:
             size = f.seek(0, os.SEEK_END)
@@ -123,155 +156,229 @@ def fingerprint(
             for start in (0, size // 2, size - _PIECE):
                 f.seek(max(0, start))
                 sha.update(f.read(_PIECE))
-    except OSError: return None
+    except OSError:
+        return None
     return sha.hexdigest()[:12] if size else None
 
 
 def leaked_videos(
-    split: VideoSplit, # a data set
-    seen: Collection[str], # fingerprints of the videos that a network was trained on
+    split:VideoSplit, # a data set
+    seen:Collection[str], # fingerprints of the videos that a network was trained on
 ) -> list[Video]: # the test videos that are among them, in order
-    "Test videos that a network has learned from. One with a copy in the split's own training part is left out: that is how the data set is. Raises nothing."
+    """Test videos that a network has learned from.
+    One with a copy in the split's own training part is left out: that is how the data set is.
+    Raises nothing."""
     if not seen: return []
     marks = {v: fingerprint(v.path) for v in split.test}
     known = [v for v in split.test if marks[v] in seen]
-    own = {fingerprint(v.path) for v in split.train} if known else set()
+    if not known: return []
+    own = {fingerprint(v.path) for v in split.train}
     return [v for v in known if marks[v] not in own]
 
 # %% ../nbs/data/12_datasets.ipynb #78457641
 _ONE_COPY = 'a folder that holds one copy of the lists and one of the videos (links will do)'
 
 
-def _list_dir(folder: Path) -> tuple[list[str], list[str]]:
-    "Names of the visible sub-folders and of the other visible entries, sorted; symbolic links are followed."
+def _list_dir(folder):
+    "Names of the visible sub-folders and of the other visible entries, sorted; links are followed."
+    dirs, files = [], []
     try:
-        with os.scandir(folder) as it: entries = sorted((e.name, e.is_dir()) for e in it if not e.name.startswith('.'))
-    except OSError as e: raise DatasetError(f'{folder}: cannot be listed: {e.strerror}') from e
-    return [name for name, is_dir in entries if is_dir], [name for name, is_dir in entries if not is_dir]
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith('.'): continue
+                names = dirs if entry.is_dir() else files
+                names.append(entry.name)
+    except OSError as e:
+        raise DatasetError(f'{folder}: cannot be listed: {e.strerror}') from e
+    return sorted(dirs), sorted(files)
 
 
-def _walk(root: Path, depth: int) -> Iterator[tuple[Path, list[str], list[str]]]:
-    "Folder, sub-folders and files from `root` to `depth` levels below; names removed from the sub-folders are not entered."
+def _walk(root, depth):
+    """Folder, sub-folders and files from `root` to `depth` levels below.
+    Names removed from the sub-folders are not entered."""
     dirs, files = _list_dir(root)
     yield root, dirs, files
-    if depth:
-        for d in dirs: yield from _walk(root / d, depth - 1)
+    if not depth: return
+    for d in dirs:
+        yield from _walk(root / d, depth - 1)
 
 
-def _read_lines(file: Path) -> list[str]:
-    "The lines of a list file that are not blank, without surrounding white space (the official lists end in CR LF)."
-    try: return [line.strip() for line in file.read_text(encoding='utf-8-sig').split('\n') if line.strip()]
-    except (OSError, UnicodeDecodeError) as e: raise DatasetError(f'{file}: cannot be read: {e}') from e
+def _files_below(root, depth):
+    "The visible files at `root` and to `depth` levels below, folder by folder, each sorted."
+    found = []
+    for folder, _, files in _walk(root, depth):
+        found += [folder / f for f in files]
+    return found
 
 
-def _find_lists(root: Path, name: str, what: str) -> Path:
-    "The one folder at `root` or up to two levels below with a file that matches the regular expression `name`."
-    found = [folder for folder, _, files in _walk(root, 2) if any(re.fullmatch(name, f) for f in files)]
-    if not found: raise DatasetError(f'{root}: {what} not found here or in two levels of folders below. Give {_ONE_COPY}, or in Python say where they are with lists=...')
-    if len(found) > 1: raise DatasetError(f'{root}: {what} found more than once: {name_some(found)}. Give {_ONE_COPY}, or in Python choose with lists=...')
+def _read_lines(file):
+    "The lines of a list file that are not blank, stripped (the official lists end in CR LF)."
+    try:
+        text = file.read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeDecodeError) as e:
+        raise DatasetError(f'{file}: cannot be read: {e}') from e
+    lines = [line.strip() for line in text.split('\n')]
+    return [line for line in lines if line]
+
+
+def _find_lists(root, name, what, lists):
+    "`lists` if given, else the one folder to two levels below `root` with a file like `name`."
+    if lists: return Path(lists)
+    found = []
+    for folder, _, files in _walk(Path(root), 2):
+        if any(re.fullmatch(name, f) for f in files): found.append(folder)
+    if not found:
+        raise DatasetError(f'{root}: {what} not found here or in two levels of folders below. '
+                           f'Give {_ONE_COPY}, or in Python say where they are with lists=...')
+    if len(found) > 1:
+        raise DatasetError(f'{root}: {what} found more than once: {name_some(found)}. '
+                           f'Give {_ONE_COPY}, or in Python choose with lists=...')
     return found[0]
 
 # %% ../nbs/data/12_datasets.ipynb #9e40b65c
-def _index_flat(root: Path, names: Iterable[str]) -> dict[str, list[Path]]:
-    "The listed files in the one folder that has any, by 'class/name' in lower case; `DatasetError` where that would be a guess."
-    listed, index = defaultdict(set), defaultdict(list)
-    for n in names: listed[n.partition('/')[2].casefold()].add(n)
-    found = [folder / f for folder, _, files in _walk(root, 3) for f in files if f.casefold() in listed]
+def _index_flat(root, names):
+    """The listed files in the one folder that has any, by 'class/name' in lower case.
+    `DatasetError` where that would be a guess."""
+    listed = defaultdict(set)
+    for name in names:
+        _, _, file = name.partition('/')
+        listed[file.casefold()].add(name)
+
+    found = [p for p in _files_below(root, 3) if p.name.casefold() in listed]
     folders = sorted({p.parent for p in found})
     if len(folders) > 1:
-        raise DatasetError(f'{root}: no videos in folders named like the classes, but in {len(folders)} others: {name_some(folders)}. '
-                           f'Put all into one folder; if they are copies, give {_ONE_COPY}, or in Python choose with videos=...')
+        raise DatasetError(f'{root}: no videos in folders named like the classes, '
+                           f'but in {len(folders)} others: {name_some(folders)}. '
+                           f'Put all into one folder; if they are copies, give {_ONE_COPY}, '
+                           'or in Python choose with videos=...')
+    index = defaultdict(list)
     for p in found:
-        name, *others = sorted(listed[p.name.casefold()])
-        if others: raise DatasetError(f'{p}: could be any of {name_some([name, *others])} of the lists. Move the videos into folders named like the classes')
-        index[name.casefold()].append(p)
+        fits = sorted(listed[p.name.casefold()])
+        if len(fits) > 1:
+            raise DatasetError(f'{p}: could be any of {name_some(fits)} of the lists. '
+                               'Move the videos into folders named like the classes')
+        index[fits[0].casefold()].append(p)
     return index
 
 # %% ../nbs/data/12_datasets.ipynb #5936f1fb
-def _index_videos(root: Path, names: Sequence[str]) -> dict[str, list[Path]]:
-    "The files of all folders named like a class of the listed `names`, by 'class/name' in lower case: one scan per folder, no stat per file."
-    wanted, index = {n.partition('/')[0].casefold() for n in names}, defaultdict(list)
+def _index_videos(root, names):
+    """The files of all folders named like a class of the listed `names`, by 'class/name' in lower
+    case: one scan per folder, no stat per file."""
+    wanted = {name.partition('/')[0].casefold() for name in names}
+    index = defaultdict(list)
     for folder, dirs, files in _walk(root, 3):
         name = folder.name.casefold()
-        if name in wanted:
-            dirs[:] = [d for d in dirs if d.casefold() == name] # an archive of one class unpacked inside its own folder
-            for f in files: index[f'{name}/{f.casefold()}'].append(folder / f)
+        if name not in wanted: continue
+        # an archive of one class may be unpacked inside its own folder
+        dirs[:] = [d for d in dirs if d.casefold() == name]
+        for f in files:
+            index[f'{name}/{f.casefold()}'].append(folder / f)
     return index or _index_flat(root, names)
 
 
-def _match(names: Sequence[str], index: dict[str, list[Path]], root: Path) -> dict[str, Path]:
-    "The file of each listed 'class/name'; `DatasetError` names those that are missing or that two files fit equally well."
+def _still_packed(root):
+    "Names of the archives at `root` and to two levels below."
+    return [p.name for p in _files_below(root, 2) if p.suffix.lower() in ('.rar', '.zip')]
+
+
+def _match(names, index, root):
+    """The file of each listed 'class/name'.
+    `DatasetError` names those that are missing or that two files fit equally well."""
     found, missing = {}, []
     for name in names:
         fits = index.get(name.casefold(), [])
-        fits = [p for p in fits if f'{p.parent.name}/{p.name}' == name] or fits
-        if len(fits) > 1: raise DatasetError(f'{name} of the official list could be any of {name_some(fits)}. Give {_ONE_COPY}, or in Python choose with videos=...')
+        exact = [p for p in fits if f'{p.parent.name}/{p.name}' == name]
+        fits = exact or fits
+        if len(fits) > 1:
+            raise DatasetError(f'{name} of the official list could be any of {name_some(fits)}. '
+                               f'Give {_ONE_COPY}, or in Python choose with videos=...')
         if fits: found[name] = fits[0]
         else: missing.append(name)
-    if missing:
-        packed = [f for _, _, files in _walk(root, 2) for f in files if f.lower().endswith(('.rar', '.zip'))]
-        hint = f'Still packed here: {name_some(packed)}' if packed else f'Unpack the archive again, or give {_ONE_COPY}, or in Python say where the videos are with videos=...'
-        raise DatasetError(f'{root}: {len(missing)} of {len(names)} listed videos are missing: {name_some(missing)}. {hint}')
-    return found
+    if not missing: return found
+
+    packed = _still_packed(root)
+    if packed:
+        hint = f'Still packed here: {name_some(packed)}'
+    else:
+        hint = (f'Unpack the archive again, or give {_ONE_COPY}, '
+                'or in Python say where the videos are with videos=...')
+    raise DatasetError(f'{root}: {len(missing)} of {len(names)} listed videos are missing: '
+                       f'{name_some(missing)}. {hint}')
 
 # %% ../nbs/data/12_datasets.ipynb #0053b422
 _UCF101_COUNTS = {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}
 
 
-def _check_counts(name: str, found: tuple[int, int], official: tuple[int, int]) -> None:
+def _check_counts(name, found, official):
     "Refuse lists whose totals are not the official ones."
-    if found != official:
-        raise DatasetError(f'{name}: the lists name {found[0]} training and {found[1]} test videos, officially {official[0]} and {official[1]}. '
-                           'For lists of your own use check_counts=False')
+    if found == official: return
+    raise DatasetError(f'{name}: the lists name {found[0]} training and {found[1]} test videos, '
+                       f'officially {official[0]} and {official[1]}. '
+                       'For lists of your own use check_counts=False')
 
 
-def _ucf101_list(file: Path, ids: dict[str, int]) -> list[str]:
-    "The 'class/name' entries of a list; class folder and class number must agree with classInd.txt."
+def _ucf101_list(file, ids):
+    "The 'class/name' entries of a list; folder and class number must agree with classInd.txt."
     names = []
     for line in _read_lines(file):
         name, number = re.fullmatch(r'(.+?)(?:\s+(\d+))?', line).groups()
-        cls = name.partition('/')[0]
-        if cls not in ids: raise DatasetError(f'{file}: {line!r}: classInd.txt has no class {cls!r}')
-        if number and int(number) != ids[cls] + 1: raise DatasetError(f'{file}: {line!r}: in classInd.txt {cls!r} is {ids[cls] + 1}')
+        cls, _, _ = name.partition('/')
+        if cls not in ids:
+            raise DatasetError(f'{file}: {line!r}: classInd.txt has no class {cls!r}')
+        listed = ids[cls] + 1
+        if number and int(number) != listed:
+            raise DatasetError(f'{file}: {line!r}: in classInd.txt {cls!r} is {listed}')
         names.append(name)
     return names
 
 
-def _ucf101_classes(file: Path) -> dict[str, int]:
+def _ucf101_classes(file):
     "Class numbers from 0, in the order of classInd.txt."
     ids = {}
     for line in _read_lines(file):
         number, _, name = line.partition(' ')
-        if number != str(len(ids) + 1) or not name: raise DatasetError(f'{file}: {line!r}: expected "{len(ids) + 1} <class>"')
+        expected = len(ids) + 1
+        if number != str(expected) or not name:
+            raise DatasetError(f'{file}: {line!r}: expected "{expected} <class>"')
         ids[name.strip()] = len(ids)
     return ids
 
 # %% ../nbs/data/12_datasets.ipynb #b511ef28
 def _group(
-    name: str, # file name
-    pattern: str | None = r'_(g\d+)_', # regular expression; what its first parentheses match is the group
-) -> str | None: # for example 'g07', or None
+    name:str, # file name
+    pattern:str|None=r'_(g\d+)_', # regular expression; its first parentheses match the group
+) -> str|None: # for example 'g07'
     "The group that a file name carries."
     found = pattern and re.search(pattern, name)
     return found[1] if found else None
 
 # %% ../nbs/data/12_datasets.ipynb #6f731c10
 def ucf101(
-    root: str | os.PathLike, # folder at or below which the unpacked videos and the official lists lie
-    split: int = 1, # official split: 1, 2 or 3
-    videos: str | os.PathLike | None = None, # the folder of the videos, if it is not to be found under `root`
-    lists: str | os.PathLike | None = None, # the folder of classInd.txt, trainlist0*.txt and testlist0*.txt, likewise
-    check_counts: bool = True, # refuse lists of 101 classes whose totals are not the official ones
+    root:str|os.PathLike, # folder at or below which videos and lists lie
+    split:int=1, # official split: 1, 2 or 3
+    videos:str|os.PathLike|None=None, # folder of the videos, if not found under `root`
+    lists:str|os.PathLike|None=None, # folder of classInd.txt, trainlist0*.txt and testlist0*.txt
+    check_counts:bool=True, # refuse 101 classes without the official totals
 ) -> VideoSplit: # classes in the order of classInd.txt, groups 'g01' to 'g25'
-    "UCF-101 or a set in its layout; `DatasetError` names what is missing or contradictory, `ValueError` for another split than 1, 2, 3."
+    """UCF-101 or a set in its layout. `DatasetError` names what is missing or contradictory,
+    `ValueError` is for another split than 1, 2, 3."""
     if split not in _UCF101_COUNTS: raise ValueError(f'split is 1, 2 or 3, got {split!r}')
-    lists = Path(lists) if lists else _find_lists(Path(root), 'classInd[.]txt', 'the UCF-101 lists (classInd.txt, trainlist01.txt, ...)')
+    what = 'the UCF-101 lists (classInd.txt, trainlist01.txt, ...)'
+    lists = _find_lists(root, 'classInd[.]txt', what, lists)
     where = Path(videos or root)
+
     ids = _ucf101_classes(lists / 'classInd.txt')
-    train, test = (_ucf101_list(lists / f'{part}list{split:02d}.txt', ids) for part in ('train', 'test'))
-    if check_counts and len(ids) == 101: _check_counts(f'UCF-101 split {split}', (len(train), len(test)), _UCF101_COUNTS[split])
+    train = _ucf101_list(lists / f'trainlist{split:02d}.txt', ids)
+    test = _ucf101_list(lists / f'testlist{split:02d}.txt', ids)
+    if check_counts and len(ids) == 101:
+        _check_counts(f'UCF-101 split {split}', (len(train), len(test)), _UCF101_COUNTS[split])
     files = _match(train + test, _index_videos(where, train + test), where)
-    parts = (tuple(Video(files[n], ids[n.partition('/')[0]], _group(n)) for n in part) for part in (train, test))
+
+    def video(name):
+        cls, _, _ = name.partition('/')
+        return Video(files[name], ids[cls], _group(name))
+
+    parts = tuple(map(video, train)), tuple(map(video, test))
     return validate_split(VideoSplit(tuple(ids), *parts))
 
 # %% ../nbs/data/12_datasets.ipynb #df717e6b
@@ -279,229 +386,373 @@ _HMDB51_COUNTS = (3570, 1530)
 _HMDB51_LIST = r'(.+)_test_split([123])[.]txt'
 
 
-def _hmdb51_list(file: Path) -> list[tuple[str, str]]:
+def _hmdb51_classes(lists):
+    "The classes that a folder has lists of, sorted."
+    found = [re.fullmatch(_HMDB51_LIST, file) for file in _list_dir(lists)[1]]
+    return sorted({m[1] for m in found if m})
+
+
+def _hmdb51_list(file):
     "Name and code of every clip in one list."
     entries = [tuple(line.rsplit(None, 1)) for line in _read_lines(file)]
     for e in entries:
-        if len(e) != 2 or e[1] not in ('0', '1', '2'): raise DatasetError(f'{file}: {" ".join(e)!r}: expected "<name> 0", 1 or 2')
+        if len(e) != 2 or e[1] not in ('0', '1', '2'):
+            raise DatasetError(f'{file}: {" ".join(e)!r}: expected "<name> 0", 1 or 2')
     return entries
 
 # %% ../nbs/data/12_datasets.ipynb #8da5d2e2
 def hmdb51(
-    root: str | os.PathLike, # folder at or below which the unpacked videos and the official lists lie
-    split: int = 1, # official split: 1, 2 or 3
-    videos: str | os.PathLike | None = None, # the folder of the videos, if it is not to be found under `root`
-    lists: str | os.PathLike | None = None, # the folder of <class>_test_split<k>.txt, likewise
-    check_counts: bool = True, # refuse lists of 51 classes whose totals are not the official ones
+    root:str|os.PathLike, # folder at or below which videos and lists lie
+    split:int=1, # official split: 1, 2 or 3
+    videos:str|os.PathLike|None=None, # folder of the videos, if not found under `root`
+    lists:str|os.PathLike|None=None, # folder of <class>_test_split<k>.txt, likewise
+    check_counts:bool=True, # refuse 51 classes without the official totals
 ) -> VideoSplit: # classes in sorted order; the group is 'class/film'
-    "HMDB-51 or a set in its layout; `DatasetError` names what is missing or contradictory, `ValueError` for another split than 1, 2, 3."
+    """HMDB-51 or a set in its layout. `DatasetError` names what is missing or contradictory,
+    `ValueError` is for another split than 1, 2, 3."""
     if split not in (1, 2, 3): raise ValueError(f'split is 1, 2 or 3, got {split!r}')
-    lists = Path(lists) if lists else _find_lists(Path(root), _HMDB51_LIST, 'the HMDB-51 lists (<class>_test_split1.txt, ...)')
+    what = 'the HMDB-51 lists (<class>_test_split1.txt, ...)'
+    lists = _find_lists(root, _HMDB51_LIST, what, lists)
     where = Path(videos or root)
-    classes = sorted({m[1] for f in _list_dir(lists)[1] if (m := re.fullmatch(_HMDB51_LIST, f))})
+    classes = _hmdb51_classes(lists)
     if not classes: raise DatasetError(f'{lists}: no files named <class>_test_split{split}.txt')
-    part = {'1': [], '2': [], '0': []}
+
+    unused, train, test = [], [], []
+    by_code = {'0': unused, '1': train, '2': test}
     for c in classes:
-        for name, code in _hmdb51_list(lists / f'{c}_test_split{split}.txt'): part[code].append((c, name))
-    if check_counts and len(classes) == 51: _check_counts(f'HMDB-51 split {split}', (len(part['1']), len(part['2'])), _HMDB51_COUNTS)
-    index = _index_videos(where, [f'{c}/{n}' for code in '120' for c, n in part[code]])
-    files = _match([f'{c}/{n}' for c, n in part['1'] + part['2']], index, where)
+        for name, code in _hmdb51_list(lists / f'{c}_test_split{split}.txt'):
+            by_code[code].append(f'{c}/{name}')
+    if check_counts and len(classes) == 51:
+        _check_counts(f'HMDB-51 split {split}', (len(train), len(test)), _HMDB51_COUNTS)
+    files = _match(train + test, _index_videos(where, train + test + unused), where)
     ids = {c: i for i, c in enumerate(classes)}
-    def video(c, n): return Video(files[f'{c}/{n}'], ids[c], f'{c}/{n.rsplit(f"_{c}_", 1)[0]}')
-    return validate_split(VideoSplit(tuple(classes), *(tuple(video(*x) for x in part[code]) for code in '12')))
+
+    def video(listed):
+        c, _, name = listed.partition('/')
+        film = name.rsplit(f'_{c}_', 1)[0]
+        return Video(files[listed], ids[c], f'{c}/{film}')
+
+    parts = tuple(map(video, train)), tuple(map(video, test))
+    return validate_split(VideoSplit(tuple(classes), *parts))
 
 # %% ../nbs/data/12_datasets.ipynb #e09dc822
-UT_INTERACTION = ('hand shaking', 'hugging', 'kicking', 'pointing', 'punching', 'pushing')  # classes by their numbers
-_UT_FILE = r'\d+_(\d+)_([0-5])[.]avi'  # number, sequence, class
+# classes by their numbers
+UT_INTERACTION = ('hand shaking', 'hugging', 'kicking', 'pointing', 'punching', 'pushing')
+_UT_FILE = r'\d+_(\d+)_([0-5])[.]avi' # number, sequence, class
 
 
 def ut_interaction(
-    root: str | os.PathLike, # folder at or below which the unpacked segmented_set1 and segmented_set2 lie
-    split: int, # the sequence to leave out: 1 to 10 of set 1, 11 to 20 of set 2; the others of its set are trained on
+    root:str|os.PathLike, # folder at or below which segmented_set1 and segmented_set2 lie
+    split:int, # the sequence to leave out: 1 to 10 of set 1, 11 to 20 of set 2
 ) -> VideoSplit: # classes in the order of their numbers; the group is the sequence
-    "UT-Interaction, segmented; `DatasetError` unless the set's 60 videos are there, `ValueError` for another sequence than 1 to 20."
-    if split not in range(1, 21): raise ValueError(f'split is the sequence to leave out, 1 to 20, got {split!r}')
+    """UT-Interaction, segmented; the other sequences of the set are trained on.
+    `DatasetError` unless the set's 60 videos are there, `ValueError` for another sequence."""
+    if split not in range(1, 21):
+        raise ValueError(f'split is the sequence to leave out, 1 to 20, got {split!r}')
     first = 1 if split <= 10 else 11
-    names = [(folder / f, m) for folder, _, files in _walk(Path(root), 2) for f in files if (m := re.fullmatch(_UT_FILE, f))]
-    videos = [Video(p, int(m[2]), f'sequence {m[1]}') for p, m in names if first <= int(m[1]) < first + 10]
-    if len(videos) != 60: raise DatasetError(f'{root}: found {len(videos)} videos of set {1 + split//11}, not 60; unpack ut-interaction_segmented_set{1 + split//11}.zip here')
-    held = f'sequence {split}'
-    parts = (tuple(v for v in videos if (v.group == held) == test) for test in (False, True))
-    return validate_split(VideoSplit(UT_INTERACTION, *parts))
+    train, test = [], []
+    for p in _files_below(Path(root), 2):
+        found = re.fullmatch(_UT_FILE, p.name)
+        if not found: continue
+        sequence, label = found.groups()
+        if not first <= int(sequence) < first + 10: continue
+        part = test if sequence == str(split) else train
+        part.append(Video(p, int(label), f'sequence {sequence}'))
+    n, k = len(train) + len(test), 1 + split//11
+    if n != 60:
+        raise DatasetError(f'{root}: found {n} videos of set {k}, not 60; '
+                           f'unpack ut-interaction_segmented_set{k}.zip here')
+    return validate_split(VideoSplit(UT_INTERACTION, tuple(train), tuple(test)))
 
 # %% ../nbs/data/12_datasets.ipynb #478c40a6
 def _hold_out(
-    videos: Sequence[Video], # all videos
-    names: Sequence[str], # a name for each that does not depend on where the data set lies
-    fraction: float, # of each class, in [0, 1)
-    seed: int, # draws the order in which groups are considered
+    videos:Sequence[Video], # all videos
+    names:Sequence[str], # a name for each, the same wherever the data set lies
+    fraction:float, # of each class, in [0, 1)
+    seed:int, # draws the order in which groups are considered
 ) -> tuple[list[Video], list[Video]]: # train, test
     "Hold out whole groups, stratified by class; `ValueError` for a fraction outside [0, 1)."
     if not 0 <= fraction < 1: raise ValueError(f'test_fraction is in [0, 1), got {fraction}')
-    keys = [f'video {n}' if v.group is None else f'group {v.group}' for v, n in zip(videos, names, strict=True)]
+    if not fraction: return list(videos), []
+    keys = []
+    for v, name in zip(videos, names, strict=True):
+        keys.append(f'video {name}' if v.group is None else f'group {v.group}')
     groups = defaultdict(Counter) # videos of each class in each group
-    for v, k in zip(videos, keys, strict=True): groups[k][v.label] += 1
+    for v, k in zip(videos, keys, strict=True):
+        groups[k][v.label] += 1
     total = Counter(v.label for v in videos)
     held, tested = set(), Counter()
 
-    def spares(k): return k not in held and all(total[c] - tested[c] > n for c, n in groups[k].items())
-    def gain(k): return sum(abs(fraction * total[c] - tested[c]) - abs(fraction * total[c] - tested[c] - n) for c, n in groups[k].items())
+    def hold(k):
+        held.add(k)
+        tested.update(groups[k])
+
+    def spares(k):
+        "Whether every class keeps a video to train on if this group is held out."
+        return k not in held and all(total[c] - tested[c] > n for c, n in groups[k].items())
+
+    def gain(k):
+        "How much nearer this group brings the classes to their share."
+        nearer = 0
+        for c, n in groups[k].items():
+            wanting = fraction * total[c] - tested[c]
+            nearer += abs(wanting) - abs(wanting - n)
+        return nearer
 
     order = sorted(groups, key=lambda k: hashlib.sha256(f'{seed} {k}'.encode()).digest())
     for k in order:
-        if spares(k) and gain(k) > 0: held.add(k); tested += groups[k]
-    for c in sorted(total) if fraction else (): # a class whose groups are all too large still gets a test video, if it can spare one
-        k = max((k for k in order if groups[k][c] and spares(k)), key=gain, default=None)
-        if not tested[c] and k: held.add(k); tested += groups[k]
-    return [v for v, k in zip(videos, keys, strict=True) if k not in held], [v for v, k in zip(videos, keys, strict=True) if k in held]
+        if spares(k) and gain(k) > 0: hold(k)
+    # a class whose groups are all too large still gets a test video, if it can spare one
+    for c in sorted(total):
+        if tested[c]: continue
+        able = [k for k in order if groups[k][c] and spares(k)]
+        if able: hold(max(able, key=gain))
+
+    train, test = [], []
+    for v, k in zip(videos, keys, strict=True):
+        part = test if k in held else train
+        part.append(v)
+    return train, test
 
 # %% ../nbs/data/12_datasets.ipynb #aff1bfb1
 def hold_out(
-    videos: Sequence[Video], # videos with their classes, and groups where they have them
-    fraction: float, # share of every class to hold out, in [0, 1)
-    seed: int = 0, # the same seed, the same videos, wherever the data set lies
+    videos:Sequence[Video], # videos with their classes, and groups if any
+    fraction:float, # share of every class to hold out, in [0, 1)
+    seed:int=0, # the same seed, the same videos, wherever they lie
 ) -> tuple[list[Video], list[Video]]: # those that stay, those held out
-    "Hold out whole groups, stratified by class, as for validation; `ValueError` for a fraction outside [0, 1)."
-    return _hold_out(videos, [f'{v.path.parent.name}/{v.path.name}' for v in videos], fraction, seed)
+    """Hold out whole groups, stratified by class, as for validation.
+    `ValueError` for a fraction outside [0, 1)."""
+    names = [f'{v.path.parent.name}/{v.path.name}' for v in videos]
+    return _hold_out(videos, names, fraction, seed)
 
 # %% ../nbs/data/12_datasets.ipynb #2bc67d5f
-VIDEO_SUFFIXES = frozenset('.3g2 .3gp .asf .avi .divx .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .qt .ts .vob .webm .wmv'.split())
-PART_NAMES = {'train': 'train', 'training': 'train', 'test': 'test', 'testing': 'test', 'val': 'val', 'valid': 'val', 'validation': 'val'}
+VIDEO_SUFFIXES = frozenset((
+    '.3g2 .3gp .asf .avi .divx .flv .m2ts .m4v .mkv .mov .mp4 '
+    '.mpeg .mpg .mts .ogv .qt .ts .vob .webm .wmv').split())
+PART_NAMES = {
+    'train': 'train', 'training': 'train',
+    'test': 'test', 'testing': 'test',
+    'val': 'val', 'valid': 'val', 'validation': 'val'}
 
 
-def _choose_held_out(parts: Iterable[str], held_out: str | None, where: Path) -> str:
-    "The part to hold out: the one asked for, otherwise 'test', otherwise 'val'; `DatasetError` if there is no such part."
-    name = PART_NAMES.get(held_out, held_out) if held_out else 'test' if 'test' in parts else 'val'
+def _choose_held_out(parts, held_out, where):
+    """The part to hold out: the one asked for, otherwise 'test', otherwise 'val'.
+    `DatasetError` if there is no such part."""
+    name = 'test' if 'test' in parts else 'val'
+    if held_out: name = PART_NAMES.get(held_out, held_out)
     if 'train' not in parts or name not in parts or name == 'train':
-        raise DatasetError(f'{where}: the split has {" and ".join(sorted(parts))}, it needs train and {held_out or "test (or val)"}')
+        has = ' and '.join(sorted(parts))
+        needed = held_out or 'test (or val)'
+        raise DatasetError(f'{where}: the split has {has}, it needs train and {needed}')
     return name
 
 
-def _videos_below(root: Path) -> list[Path]:
-    "The visible video files at `root` and up to six levels below, folder by folder, each sorted; `DatasetError` for a name that is not UTF-8."
-    found = [folder / f for folder, _, files in _walk(root, 6) for f in files if Path(f).suffix.lower() in VIDEO_SUFFIXES]
+def _videos_below(root):
+    """The visible video files at `root` and up to six levels below, folder by folder, each sorted.
+    `DatasetError` for a name that is not UTF-8."""
+    found = [p for p in _files_below(root, 6) if p.suffix.lower() in VIDEO_SUFFIXES]
     for p in found:
-        try: str(p).encode()
-        except UnicodeEncodeError as e: raise DatasetError(f'{str(p)!a}: the name is not UTF-8. Rename it') from e
+        try:
+            str(p).encode()
+        except UnicodeEncodeError as e:
+            raise DatasetError(f'{str(p)!a}: the name is not UTF-8. Rename it') from e
     return found
 
 
-def _class_folders(root: Path) -> dict[str, list[Path]]:
-    "The video files of every class folder, sorted; `DatasetError` for a class folder without any, and for videos elsewhere."
-    found, elsewhere = {name: [] for name in _list_dir(root)[0]}, []
-    for p in _videos_below(root): (found[p.parent.name] if p.parent.parent == root else elsewhere).append(p)
-    above = {p.parent.parent for p in elsewhere if root in p.parent.parent.parents}
-    for name in (n for n, videos in found.items() if not videos):
-        dirs, files = _list_dir(root / name)
-        inside = name_some([f'{d}/' for d in dirs] + files) or 'nothing'
-        hint = f'Did you mean {above.pop()}?' if len(above) == 1 and not any(found.values()) else f'Videos end in {" ".join(sorted(VIDEO_SUFFIXES))}'
-        raise DatasetError(f'{root / name}: no videos in this class folder, only {inside}. {hint}')
-    if found and elsewhere: raise DatasetError(f'{root}: {len(elsewhere)} videos do not lie directly in a class folder: {name_some([p.relative_to(root) for p in elsewhere])}. '
-                                               'Move them into one, or out of here, or list all videos in a CSV file')
+def _empty_class(folder, others):
+    "What is in a class folder without videos, and which of the `others` may be meant."
+    dirs, files = _list_dir(folder)
+    inside = name_some([f'{d}/' for d in dirs] + files) or 'nothing'
+    hint = f'Videos end in {" ".join(sorted(VIDEO_SUFFIXES))}'
+    if len(others) == 1: hint = f'Did you mean {name_some([*others])}?'
+    return DatasetError(f'{folder}: no videos in this class folder, only {inside}. {hint}')
+
+
+def _class_folders(root):
+    """The video files of every class folder, sorted.
+    `DatasetError` for a class folder without any, and for videos elsewhere."""
+    found = {name: [] for name in _list_dir(root)[0]}
+    elsewhere = []
+    for p in _videos_below(root):
+        known = p.parent.parent == root
+        videos = found[p.parent.name] if known else elsewhere
+        videos.append(p)
+    above = set()
+    if not any(found.values()):
+        above = {p.parent.parent for p in elsewhere if root in p.parent.parent.parents}
+    for name, videos in found.items():
+        if not videos: raise _empty_class(root / name, above)
+    if found and elsewhere:
+        names = name_some([p.relative_to(root) for p in elsewhere])
+        raise DatasetError(
+            f'{root}: {len(elsewhere)} videos do not lie directly in a class folder: {names}. '
+            'Move them into one, or out of here, or list all videos in a CSV file')
     return found
 
 # %% ../nbs/data/12_datasets.ipynb #253f11b0
+def _labeled(folders, classes, group):
+    "The videos of class folders."
+    videos = []
+    for name, paths in folders.items():
+        label = classes.index(name)
+        videos += [Video(p, label, _group(p.name, group)) for p in paths]
+    return videos
+
+
 def from_folder(
-    root: str | os.PathLike, # folder of class folders, or of train/ and test/ (or val/) with class folders in each
-    test_fraction: float = 0.3, # share of every class to hold out, in [0, 1); not used where root has train/ and test/
-    seed: int = 0, # draws the held-out part: the same seed, the same videos, everywhere
-    group: str | None = r'_(g\d+)_', # regular expression whose parentheses find the group in a file name; None for no groups
-    held_out: str | None = None, # 'test' or 'val' where root has both; 'test' if not given, and val/ is then left out
+    root:str|os.PathLike, # folder of class folders, or train/ and test/ (or val/) of them
+    test_fraction:float=0.3, # share of every class to hold out, in [0, 1), without train/
+    seed:int=0, # draws it: the same seed, the same videos, everywhere
+    group:str|None=r'_(g\d+)_', # pattern whose parentheses find the group in a file name
+    held_out:str|None=None, # 'test' or 'val' where root has both; None: 'test'
 ) -> VideoSplit: # classes in sorted order
-    "A folder of class folders; `DatasetError` for an empty class folder, videos outside of class folders or a split that is unusable, `ValueError` for a wrong fraction."
+    """A folder of class folders. `DatasetError` for an empty class folder, videos outside of class
+    folders or a split that is unusable, `ValueError` for a wrong fraction."""
     root = Path(root)
-    dirs = {PART_NAMES[d.lower()]: root / d for d in _list_dir(root)[0] if d.lower() in PART_NAMES}
+    names = [d for d in _list_dir(root)[0] if d.lower() in PART_NAMES]
+    dirs = {PART_NAMES[d.lower()]: root / d for d in names}
     chosen = 'train' in dirs and len(dirs) > 1 and all(_list_dir(d)[0] for d in dirs.values())
-    folders = [dirs['train'], dirs[_choose_held_out(dirs, held_out, root)]] if chosen else [root]
+    folders = [root]
+    if chosen: folders = [dirs['train'], dirs[_choose_held_out(dirs, held_out, root)]]
+
     files = [_class_folders(f) for f in folders]
     classes = sorted(set().union(*files))
-    if not classes: raise DatasetError(f'{root}: no class folders. Expected {root.name}/<class>/<video files>')
-    parts = [[Video(p, classes.index(c), _group(p.name, group)) for c, paths in f.items() for p in paths] for f in files]
+    if not classes:
+        raise DatasetError(f'{root}: no class folders. Expected {root.name}/<class>/<video files>')
+    parts = [_labeled(f, classes, group) for f in files]
     if not chosen: parts = hold_out(parts[0], test_fraction, seed)
     return validate_split(VideoSplit(tuple(classes), *map(tuple, parts)), content=True)
 
 
-def _all_folders(root: Path) -> list[tuple[Path, str]]:
-    "Every video in a folder of class folders, or of train/, test/, val/ with class folders in any of them, and its class name."
-    dirs = [root / d for d in _list_dir(root)[0]]
-    parts = [d for d in dirs if d.name.lower() in PART_NAMES and _list_dir(d)[0]]
-    beside = [p.relative_to(root) for p in _videos_below(root) if not set(parts) & set(p.parents)] if parts else []
-    if beside: raise DatasetError(f'{root}: {len(beside)} videos do not lie in {name_some([d.name for d in parts])}: {name_some(beside)}. Move them into one, or out of here')
-    return [(p, name) for folder in parts or [root] for name, paths in _class_folders(folder).items() for p in paths]
+def _all_folders(root:Path) -> list[tuple[Path, str]]:
+    """Every video in a folder of class folders, or of train/, test/, val/ with class folders in any
+    of them, and its class name."""
+    dirs = [root / d for d in _list_dir(root)[0] if d.lower() in PART_NAMES]
+    parts = [d for d in dirs if _list_dir(d)[0]]
+    beside = []
+    if parts: beside = [p for p in _videos_below(root) if not set(parts) & set(p.parents)]
+    if beside:
+        where = name_some([d.name for d in parts])
+        names = name_some([p.relative_to(root) for p in beside])
+        raise DatasetError(f'{root}: {len(beside)} videos do not lie in {where}: {names}. '
+                           'Move them into one, or out of here')
+    found = []
+    for folder in parts or [root]:
+        for name, paths in _class_folders(folder).items():
+            found += [(p, name) for p in paths]
+    return found
 
 # %% ../nbs/data/12_datasets.ipynb #eb296315
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    "The rows of a CSV file by lower-case column name; `DatasetError` names the line that is not as the header says."
-    rows = []
+def _csv_rows(lines, path):
+    "The rows of a CSV reader by lower-case column name, checked against the header."
+    header = [h.strip().lower() for h in next(lines, [])]
+    if not {'path', 'label'} <= set(header):
+        raise DatasetError(f'{path}: the first line must name the columns path and label '
+                           f'(and split, group), it has {header}. Save it as UTF-8 with commas')
+    for fields in lines:
+        if not fields: continue
+        where = f'{path}, line {lines.line_num}'
+        if len(fields) != len(header):
+            raise DatasetError(f'{where}: {len(fields)} fields for {len(header)} columns. '
+                               'Quote a field with a comma in it')
+        row = dict(zip(header, fields, strict=True))
+        if not row['path']: raise DatasetError(f'{where}: the path is empty')
+        yield row
+
+
+def _read_csv(path):
+    "All rows of a CSV file; `DatasetError` names the line that is not as the header says."
     try:
         with open(path, newline='', encoding='utf-8-sig') as f:
             lines = csv.reader(f, strict=True, skipinitialspace=True)
-            header = [h.strip().lower() for h in next(lines, [])]
-            if not {'path', 'label'} <= set(header):
-                raise DatasetError(f'{path}: the first line must name the columns path and label (and split, group), it has {header}. Save it as UTF-8 with commas')
-            for fields in lines:
-                if not fields: continue
-                if len(fields) != len(header):
-                    raise DatasetError(f'{path}, line {lines.line_num}: {len(fields)} fields for {len(header)} columns. Quote a field with a comma in it')
-                rows.append(row := dict(zip(header, fields, strict=True)))
-                if not row['path']: raise DatasetError(f'{path}, line {lines.line_num}: the path is empty')
-    except UnicodeDecodeError as e: raise DatasetError(f'{path}: not UTF-8 ({e.reason} at byte {e.start}). Save it as UTF-8 with commas') from e
-    except (OSError, csv.Error) as e: raise DatasetError(f'{path}: cannot be read: {e}') from e
+            rows = list(_csv_rows(lines, path))
+    except UnicodeDecodeError as e:
+        raise DatasetError(f'{path}: not UTF-8 ({e.reason} at byte {e.start}). '
+                           'Save it as UTF-8 with commas') from e
+    except (OSError, csv.Error) as e:
+        raise DatasetError(f'{path}: cannot be read: {e}') from e
     if not rows: raise DatasetError(f'{path}: no videos listed')
     return rows
 
 
-def _require_files(file: Path, rows: Sequence[dict]) -> None:
+def _require_files(file, rows):
     "`DatasetError` names the videos in the rows of a CSV file that are not there."
     missing = [r['path'] for r in rows if not os.path.isfile(file.parent / r['path'])]
-    if missing: raise DatasetError(f'{file}: {len(missing)} of {len(rows)} videos do not exist: {name_some(missing)}')
+    if missing:
+        raise DatasetError(f'{file}: {len(missing)} of {len(rows)} videos do not exist: '
+                           f'{name_some(missing)}')
 
 # %% ../nbs/data/12_datasets.ipynb #20051af9
-def _label_ids(labels: Sequence[str], classes: Sequence[str] | None, where: Path) -> tuple[tuple[str, ...], list[int]]:
+def _label_ids(labels, classes, where):
     "Class names, and the number of every label: names are sorted, numbers must be 0 to n-1."
     names = sorted(set(labels))
-    if classes is not None and set(names) <= set(classes): names = list(classes)
+    if classes is not None and set(names) <= set(classes):
+        names = list(classes)
     elif all(re.fullmatch(r'-?\d+', n) for n in names):
         numbers = sorted({int(n) for n in names})
         n = max(len(numbers), len(classes or ()))
         if numbers[0] < 0 or numbers[-1] >= n:
-            raise DatasetError(f'{where}: labels are the numbers {name_some(numbers)}; they must be 0 to {n - 1} without a gap. '
+            raise DatasetError(f'{where}: labels are the numbers {name_some(numbers)}; '
+                               f'they must be 0 to {n - 1} without a gap. '
                                'Renumber them, or write class names instead')
         return tuple(classes or map(str, range(n))), [int(label) for label in labels]
-    elif classes is not None: raise DatasetError(f'{where}: labels that are not in classes: {name_some(sorted(set(names) - set(classes)))}')
+    elif classes is not None:
+        unknown = sorted(set(names) - set(classes))
+        raise DatasetError(f'{where}: labels that are not in classes: {name_some(unknown)}')
     ids = {n: i for i, n in enumerate(names)}
     return tuple(names), [ids[label] for label in labels]
 
 # %% ../nbs/data/12_datasets.ipynb #ee758f69
+def _csv_group(row, pattern):
+    "The group of a row: of the column, otherwise of the file name."
+    if 'group' in row: return row['group'].strip() or None
+    return _group(os.path.basename(row['path']), pattern)
+
+
+def _csv_parts(rows, videos, held_out, file):
+    "The two parts that column split names."
+    parts = defaultdict(list)
+    for row, v in zip(rows, videos, strict=True):
+        part = row['split']
+        parts[PART_NAMES.get(part.strip().lower(), part)].append(v)
+    unknown = sorted(set(parts) - set(PART_NAMES.values()))
+    if unknown:
+        raise DatasetError(f'{file}: column split has {name_some([*map(repr, unknown)])}, '
+                           'it must be train, test or val')
+    name = _choose_held_out(set(parts), held_out, file)
+    return parts['train'], parts[name]
+
+
 def from_csv(
-    path: str | os.PathLike, # CSV file with a header; columns path and label, optionally split and group
-    test_fraction: float = 0.3, # share of every class to hold out, in [0, 1); not used where there is a column split
-    seed: int = 0, # draws the held-out part: the same seed, the same videos, wherever the file's paths are relative
-    classes: Sequence[str] | None = None, # class names in the order of their numbers; without it the names of the file, sorted
-    group: str | None = r'_(g\d+)_', # regular expression for the group in a file name, where there is no column group; None for no groups
-    held_out: str | None = None, # 'test' or 'val' where column split has both; 'test' if not given, and val is then left out
+    path:str|os.PathLike, # CSV file with columns path and label, optionally split and group
+    test_fraction:float=0.3, # share of every class to hold out, in [0, 1), without column split
+    seed:int=0, # draws it: the same seed, the same videos, if paths are relative
+    classes:Sequence[str]|None=None, # names in the order of their numbers; None: sorted
+    group:str|None=r'_(g\d+)_', # pattern for the group in a file name, without column group
+    held_out:str|None=None, # 'test' or 'val' where column split has both; None: 'test'
 ) -> VideoSplit: # the classes and the two parts
-    "Videos listed in a CSV file; `DatasetError` names the line, label or file that is wrong, `ValueError` is for a wrong fraction."
+    """Videos listed in a CSV file. `DatasetError` names the line, label or file that is wrong,
+    `ValueError` is for a wrong fraction."""
     path = Path(path)
     rows = _read_csv(path)
     empty = [r['path'] for r in rows if not r['label'].strip()]
-    if empty: raise DatasetError(f'{path}: {len(empty)} of {len(rows)} videos have an empty label: {name_some(empty)}')
+    if empty:
+        raise DatasetError(f'{path}: {len(empty)} of {len(rows)} videos have an empty label: '
+                           f'{name_some(empty)}')
     names, labels = _label_ids([r['label'].strip() for r in rows], classes, path)
     _require_files(path, rows)
-    groups = [r['group'].strip() or None if 'group' in r else _group(os.path.basename(r['path']), group) for r in rows]
-    videos = [Video(path.parent / r['path'], i, g) for r, i, g in zip(rows, labels, groups, strict=True)]
+
+    videos = []
+    for row, label in zip(rows, labels, strict=True):
+        videos.append(Video(path.parent / row['path'], label, _csv_group(row, group)))
     if 'split' in rows[0]:
-        parts = defaultdict(list)
-        for r, v in zip(rows, videos, strict=True): parts[PART_NAMES.get(r['split'].strip().lower(), r['split'])].append(v)
-        unknown = sorted(set(parts) - set(PART_NAMES.values()))
-        if unknown: raise DatasetError(f'{path}: column split has {name_some([repr(u) for u in unknown])}, it must be train, test or val')
-        name = _choose_held_out(set(parts), held_out, path)
-        train, test = parts['train'], parts[name]
-    else: train, test = _hold_out(videos, [r['path'] for r in rows], test_fraction, seed)
+        train, test = _csv_parts(rows, videos, held_out, path)
+    else:
+        train, test = _hold_out(videos, [r['path'] for r in rows], test_fraction, seed)
     return validate_split(VideoSplit(names, tuple(train), tuple(test)), content=True)
 
 
-def _all_rows(file: Path) -> list[tuple[Path, str]]:
+def _all_rows(file:Path) -> list[tuple[Path, str]]:
     "Every video of a CSV file, and its class name."
     rows = _read_csv(file)
     _require_files(file, rows)
@@ -510,32 +761,52 @@ def _all_rows(file: Path) -> list[tuple[Path, str]]:
 # %% ../nbs/data/12_datasets.ipynb #f11e5000
 @dataclass(frozen=True)
 class DataKind:
-    "A kind of data set: what it looks like and how it is read."
-    title: str # its name
-    holds: str # what a path of this kind is, for messages and help
-    fits: Callable[[Path, Sequence[Path]], bool] # whether a path is of this kind, given the files in it and two levels of folders below
-    read: Callable[..., VideoSplit] # reads path and split; where there are no official splits: path, share to hold out, and seed
-    splits: int = 1 # number of official splits
-    split_is: str = '' # what the number of a split says, where there are several
-    every: Callable[[Path], list[tuple[Path, str]]] | None = None # lists all videos and the names of their classes; None: those of a split
+    """A kind of data set: what it looks like and how it is read.
+    `fits` is given a path and the files in it and in two levels of folders below. `read` takes path
+    and split; where there are no official splits: path, share to hold out, and seed."""
+    title:str # its name
+    holds:str # what a path of this kind is, for messages and help
+    fits:Callable[[Path, Sequence[Path]], bool] # whether a path is of this kind
+    read:Callable[..., VideoSplit] # reads it
+    splits:int = 1 # number of official splits
+    split_is:str = '' # what the number of a split says
+    every:Callable[[Path], list[tuple[Path, str]]]|None = None # all videos, and their class names
 
 
 def _named(pattern, files): return any(re.fullmatch(pattern, f.name) for f in files)
-def _in_folders(data, files): return any(f.suffix.lower() in VIDEO_SUFFIXES and f.parent != data for f in files)
+def _is_csv(data, files): return data.is_file() and data.suffix.lower() == '.csv'
+def _is_ucf101(data, files): return _named('classInd[.]txt', files)
+def _is_hmdb51(data, files): return _named(_HMDB51_LIST, files)
 
 
-DATA_KINDS = {  # in the order in which they are tried
-    'csv': DataKind('CSV', 'a CSV file with columns path,label (and split, group)',
-                    lambda data, files: data.is_file() and data.suffix.lower() == '.csv', from_csv, every=_all_rows),
-    'ucf101': DataKind('UCF-101', 'a folder with UCF-101, its videos and its lists (classInd.txt, trainlist01.txt, ...)',
-                       lambda data, files: _named('classInd[.]txt', files), ucf101, 3, 'official split'),
-    'hmdb51': DataKind('HMDB-51', 'a folder with HMDB-51, its videos and its lists (<class>_test_split1.txt, ...)',
-                       lambda data, files: _named(_HMDB51_LIST, files), hmdb51, 3, 'official split'),
-    'ut_interaction': DataKind('UT-Interaction', 'a folder with segmented_set1 and segmented_set2 of UT-Interaction',
-                               lambda data, files: _named(_UT_FILE, (f for f in files if re.fullmatch('segmented_set[12]', f.parent.name))),
-                               ut_interaction, 20, 'the sequence that is left out'),
-    'folder': DataKind('class folders', 'a folder of class folders (<class>/<video files>, or train/<class>/ and test/<class>/)',
-                       _in_folders, from_folder, every=_all_folders)}
+def _is_ut_interaction(data, files):
+    sets = ('segmented_set1', 'segmented_set2')
+    return _named(_UT_FILE, [f for f in files if f.parent.name in sets])
+
+
+def _is_folder(data, files):
+    return any(f.suffix.lower() in VIDEO_SUFFIXES and f.parent != data for f in files)
+
+
+DATA_KINDS = { # in the order in which they are tried
+    'csv': DataKind(
+        'CSV', 'a CSV file with columns path,label (and split, group)',
+        _is_csv, from_csv, every=_all_rows),
+    'ucf101': DataKind(
+        'UCF-101',
+        'a folder with UCF-101, its videos and its lists (classInd.txt, trainlist01.txt, ...)',
+        _is_ucf101, ucf101, 3, 'official split'),
+    'hmdb51': DataKind(
+        'HMDB-51',
+        'a folder with HMDB-51, its videos and its lists (<class>_test_split1.txt, ...)',
+        _is_hmdb51, hmdb51, 3, 'official split'),
+    'ut_interaction': DataKind(
+        'UT-Interaction', 'a folder with segmented_set1 and segmented_set2 of UT-Interaction',
+        _is_ut_interaction, ut_interaction, 20, 'the sequence that is left out'),
+    'folder': DataKind(
+        'class folders',
+        'a folder of class folders (<class>/<video files>, or train/<class>/ and test/<class>/)',
+        _is_folder, from_folder, every=_all_folders)}
 
 # %% ../nbs/data/12_datasets.ipynb #03331303
 def describe_data() -> str: # 'a CSV file with ...; a folder with ...; or ...'
@@ -546,60 +817,77 @@ def describe_data() -> str: # 'a CSV file with ...; a folder with ...; or ...'
 
 def describe_splits() -> str: # 'UCF-101: official split, 1 to 3; ...'
     "What the number of a split says, for help."
-    return '; '.join(f'{kind.title}: {kind.split_is}, 1 to {kind.splits}' for kind in DATA_KINDS.values() if kind.splits > 1)
+    several = [kind for kind in DATA_KINDS.values() if kind.splits > 1]
+    return '; '.join(f'{kind.title}: {kind.split_is}, 1 to {kind.splits}' for kind in several)
 
 
 def data_kind(
-    data: str | os.PathLike, # a CSV file or a folder
+    data:str|os.PathLike, # a CSV file or a folder
 ) -> str: # its name in DATA_KINDS
-    "Recognize what kind of data set a path is; `DatasetError` says what was looked for if it is none."
+    """Recognize what kind of data set a path is.
+    `DatasetError` says what was looked for if it is none."""
     data = Path(data)
     if not data.exists(): raise DatasetError(f'{data}: no such file or folder')
-    files = [folder / f for folder, _, names in _walk(data, 2) for f in names] if data.is_dir() else []
+    files = _files_below(data, 2) if data.is_dir() else []
     for name, kind in DATA_KINDS.items():
         if kind.fits(data, files): return name
     raise DatasetError(f'{data}: not a data set. It must be {describe_data()}')
 
 # %% ../nbs/data/12_datasets.ipynb #9762effd
 def load_split(
-    data: str | os.PathLike, # a data set of one of the DATA_KINDS
-    split: int = 1, # number of the official split, see describe_splits; 1 where there are none
-    test_fraction: float = 0.3, # share to hold out where a CSV file or folder does not say it, in [0, 1)
-    seed: int = 0, # draws that share
+    data:str|os.PathLike, # a data set of one of the DATA_KINDS
+    split:int=1, # number of the official split, see describe_splits; 1 if there are none
+    test_fraction:float=0.3, # share to hold out where `data` does not say it, in [0, 1)
+    seed:int=0, # draws that share
 ) -> VideoSplit: # the classes and the two parts
-    "Read any data set this package knows; `DatasetError` if it is none or cannot be used, `ValueError` for a wrong split or fraction."
+    """Read any data set this package knows. `DatasetError` if it is none or cannot be used,
+    `ValueError` for a wrong split or fraction."""
     kind = DATA_KINDS[data_kind(data)]
     if kind.splits > 1: return kind.read(data, split)
-    if split != 1: raise ValueError(f'{data}: has no official splits, so split {split} would be split 1 again; leave it out (another seed draws another test part)')
+    if split != 1:
+        raise ValueError(
+            f'{data}: has no official splits, so split {split} would be split 1 again; '
+            'leave it out (another seed draws another test part)')
     return kind.read(data, test_fraction, seed)
 
 # %% ../nbs/data/12_datasets.ipynb #a11a0002
 def load_all(
-    data: str | os.PathLike, # a data set, as load_split takes it; class folders in test/ alone, or of one class, are enough
-    classes: Sequence[str], # class names of the network, in the order of its outputs
-    split: int = 1, # of a data set with official lists: the split whose training and test videos are taken
-) -> VideoSplit: # `classes`, no training videos, and every video of the data set as a test video
-    """Read every video of a data set, to score it with a network that exists. Classes are matched by name and may be some of the network's;
-    `DatasetError` names classes that are not among them and what else cannot be used, `ValueError` is for a wrong split."""
-    data, kind = Path(data), DATA_KINDS[data_kind(data)]
-    if kind.every: found = kind.every(data)
+    data:str|os.PathLike, # a data set as for load_split; class folders in test/ alone will do
+    classes:Sequence[str], # class names of the network, in the order of its outputs
+    split:int=1, # where lists are official: the split whose videos are taken
+) -> VideoSplit: # `classes`, no training videos, all videos to test on
+    """Read every video of a data set, to score it with a network that exists.
+    Classes are matched by name and may be some of the network's; `DatasetError` names those that
+    are not among them and what else cannot be used, `ValueError` is for a wrong split."""
+    data = Path(data)
+    kind = DATA_KINDS[data_kind(data)]
+    if kind.every:
+        found = kind.every(data)
     else:
         listed = kind.read(data, split)
         found = [(v.path, listed.classes[v.label]) for v in (*listed.train, *listed.test)]
+
     unknown = sorted({name for _, name in found} - set(classes))
-    if unknown: raise DatasetError(f'{data}: {name_some([repr(n) for n in unknown])}: not among the classes of the network, which are {name_some(classes)}. Leave these videos out, or use its names')
+    if unknown:
+        raise DatasetError(f'{data}: {name_some([*map(repr, unknown)])}: not among the classes of '
+                           f'the network, which are {name_some(classes)}. '
+                           'Leave these videos out, or use its names')
     ids = {name: i for i, name in enumerate(classes)}
-    return validate_split(VideoSplit(tuple(classes), (), tuple(Video(p, ids[name]) for p, name in found)), train=False)
+    videos = tuple(Video(p, ids[name]) for p, name in found)
+    return validate_split(VideoSplit(tuple(classes), (), videos), train=False)
 
 # %% ../nbs/data/12_datasets.ipynb #f608d630
 def find_videos(
-    data: str | os.PathLike, # a folder, a CSV file with a column path, or one video file
-) -> list[Path]: # folder by folder, each sorted; in the order of the file for a CSV
-    "All video files of a data set, whether or not its lists name them; `DatasetError` if there are none, or for a name that is not UTF-8."
+    data:str|os.PathLike, # a folder, a CSV file with a column path, or a video
+) -> list[Path]: # folder by folder, each sorted; a CSV in its own order
+    """All video files of a data set, whether or not its lists name them.
+    `DatasetError` if there are none, or for a name that is not UTF-8."""
     data = Path(data)
     if not data.exists(): raise DatasetError(f'{data}: no such file or folder')
-    if data.suffix.lower() == '.csv': return [data.parent / row['path'] for row in _read_csv(data)]
+    if data.suffix.lower() == '.csv':
+        return [data.parent / row['path'] for row in _read_csv(data)]
     if data.is_file(): return [data]
     found = _videos_below(data)
-    if not found: raise DatasetError(f'{data}: no video files here or in six levels of folders below')
+    if not found:
+        raise DatasetError(f'{data}: no video files here or in six levels of folders below')
     return found

@@ -17,24 +17,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # %% ../nbs/data/10_files.ipynb #f11e0008
-PART = '.part-' # how the name of a folder begins that holds an unfinished file
+PART = '.part-' # begins the name of a folder with an unfinished file
 
 
 @contextmanager
 def atomic(
-    path:str|Path, # file to write; its folder is made where it is missing
-    sync:bool=True, # wait until the content is on the disk; False for what can be made again, such as a cache
-) -> Iterator[Path]: # where to write it: a file of the same name in a hidden folder beside it
-    "A file that appears when the block ends without an error; until then, and after an error, the old one stays. Raises `OSError`."
+    path:str|Path, # file to write
+    sync:bool=True, # wait until it is on the disk; not for a cache
+) -> Iterator[Path]: # where to write it: a hidden folder beside it
+    """A file that appears when the block ends without an error.
+    Until then, or after an error, the old one stays. A missing folder is made. Raises `OSError`."""
     path = Path(path)
-    if path.is_dir(): raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent/f'{PART}{uuid.uuid4().hex}'
-    try: folder.mkdir()
-    except OSError as e: raise OSError(e.errno, e.strerror, str(path)) from None
+    try:
+        folder.mkdir()
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from None
     try:
         part = folder/path.name
         part.touch()
@@ -45,22 +49,28 @@ def atomic(
             with open(part, 'r+b') as f: os.fsync(f.fileno())
         part.chmod(mode)
         os.replace(part, path)
-    finally: shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/data/10_files.ipynb #f11e0010
 def remove_parts(
     folder:str|Path, # where files are written with atomic
-    seconds:float=0., # only those that nobody has written to for so long
+    seconds:float=0., # only what nobody has written to for so long
 ) -> None:
-    "Remove the unfinished files that killed processes left in a folder. Raises nothing for one that is gone meanwhile."
+    """Remove the unfinished files that killed processes left in a folder.
+    Raises nothing for one that is gone meanwhile."""
     for part in Path(folder).glob(f'{PART}*'):
-        try: last = max(p.stat().st_mtime for p in (part, *part.iterdir()))
-        except OSError: continue
-        if time.time() - last >= seconds: shutil.rmtree(part, ignore_errors=True)
+        try:
+            last = max(p.stat().st_mtime for p in (part, *part.iterdir()))
+        except OSError:
+            continue
+        if time.time() - last >= seconds:
+            shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/data/10_files.ipynb #f11e0014
 def file_sha256(
     path:str|Path, # a file
 ) -> str: # 64 hexadecimal digits
     "SHA-256 of a file's content. Raises `OSError`."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()

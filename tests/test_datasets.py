@@ -298,3 +298,432 @@ def test_check_without_decord(tmp_path, monkeypatch):
     write_video(tmp_path / 'a.avi', frames(3))
     assert check._decord_report(tmp_path / 'a.avi', 3) == {'decord_inexact': None}
     assert check._table([tmp_path / 'a.avi'], [{'status': 'ok', 'n_frames': 3, 'decord_inexact': None}], 30).decord_inexact.isna().all()
+
+
+# what the readers refuse, and what they do not mind
+
+# as in classInd.txt
+CLASSES = ['Hammering', 'HammerThrow', 'HandstandPushups', 'JumpingJack', 'JumpRope']
+
+HMDB = {
+    'kick': [
+        '#1_[HD]_Kick!_kick_f_cm_np1_fr_med_0.avi 1',
+        'a+b;c&d~e@f_(x)_kick_f_cm_np1_fr_med_0.avi 2',
+        'left_out_kick_f_cm_np1_fr_bad_0.avi 0'],
+    'kick_ball': [
+        '-_Ball_-_kick_ball_f_nm_np1_fr_goo_0.avi 1',
+        '-_Ball_-_kick_ball_f_nm_np1_fr_goo_1.avi 1',
+        '[0-9]*?_kick_ball_f_nm_np1_fr_goo_2.avi 2']}
+
+
+def refuses(message, call, *args, exc=ds.DatasetError, **kwargs):
+    with pytest.raises(exc, match=re.escape(message)):
+        call(*args, **kwargs)
+
+
+def fill(root, *names):
+    "Files with their names in them."
+    for n in names:
+        (root/n).parent.mkdir(parents=True, exist_ok=True)
+        (root/n).write_text(n)
+
+
+def make_ucf(root):
+    "A hundred empty files and lists in UCF-101's layout: groups 1-7 held out in split 1."
+    numbers, train, test = [], [], []
+    for number, c in enumerate(CLASSES, 1):
+        numbers.append(f'{number} {c}')
+        spelled = c.replace('HandstandP', 'HandStandP')
+        for g in range(1, 11):
+            for k in (1, 2):
+                name = f'{c}/v_{spelled}_g{g:02d}_c{k:02d}.avi'
+                touch(root/'UCF-101', [name])
+                if g <= 7: test.append(name)
+                else: train.append(f'{name} {number}')
+    (root/'lists').mkdir()
+    for file, rows in {'classInd': numbers, 'trainlist01': train, 'testlist01': test}.items():
+        (root/f'lists/{file}.txt').write_bytes('\r\n'.join([*rows, '']).encode())
+    return root
+
+
+def make_hmdb(root, flat=False):
+    "Six empty files and lists in HMDB-51's layout, with or without class folders."
+    (root/'lists').mkdir(parents=True)
+    for cls, rows in HMDB.items():
+        (root/f'lists/{cls}_test_split1.txt').write_text(''.join(f'{row} \n' for row in rows))
+        touch(root if flat else root/cls, [f'./{row[:-2]}' for row in rows])
+    return root
+
+
+def as_told(split):
+    "File name, label and group of every video of the two parts."
+    train = [(v.path.name, v.label, v.group) for v in split.train]
+    test = [(v.path.name, v.label, v.group) for v in split.test]
+    return train, test
+
+
+def labels(videos): return [v.label for v in videos]
+
+
+def file_names(videos): return [v.path.name for v in videos]
+
+
+def test_fingerprint_of_cut_tiny_empty_and_missing_files(tmp_path):
+    content = np.random.default_rng(0).bytes(5 * ds._PIECE)
+    whole, short, tiny, empty = (tmp_path/n for n in ('whole', 'short', 'tiny', 'empty'))
+    whole.write_bytes(content)
+    short.write_bytes(content[:-1])
+    tiny.write_bytes(b'x')
+    empty.touch()
+    assert ds.fingerprint(whole) != ds.fingerprint(short)
+    assert ds.fingerprint(tiny)
+    for nothing in (empty, tmp_path/'none', tmp_path): assert ds.fingerprint(nothing) is None
+
+
+def test_fingerprint_tells_sizes_apart(tmp_path):
+    "Pieces that are all alike."
+    for n in (5, 6): (tmp_path/f'{n}.avi').write_bytes(bytes(n * ds._PIECE))
+    assert ds.fingerprint(tmp_path/'5.avi') != ds.fingerprint(tmp_path/'6.avi')
+
+
+def test_ucf101_another_split(tmp_path):
+    refuses('split is 1, 2 or 3', ds.ucf101, make_ucf(tmp_path), split=4, exc=ValueError)
+
+
+def test_ucf101_still_packed(tmp_path):
+    root = make_ucf(tmp_path)
+    (root/'UCF101.rar').touch()
+    (root/'UCF-101/JumpRope/v_JumpRope_g08_c01.avi').unlink()
+    refuses('Still packed here: UCF101.rar', ds.ucf101, root)
+
+
+def test_ucf101_lists_twice(tmp_path):
+    root = make_ucf(tmp_path)
+    (root/'copy').mkdir()
+    shutil.copy(root/'lists/classInd.txt', root/'copy')
+    refuses(f'copy, {root}/lists. Give a folder that holds one copy of the lists', ds.ucf101, root)
+
+
+def test_ucf101_videos_twice(tmp_path):
+    root = make_ucf(tmp_path)
+    shutil.copytree(root/'UCF-101', root/'again')
+    refuses('Hammering/v_Hammering_g08_c01.avi. Give a folder that holds one copy of the lists '
+            'and one of the videos (links will do), or', ds.ucf101, root)
+    assert ds.ucf101(root, videos=root/'again').classes == tuple(CLASSES)
+
+
+def test_ucf101_the_exact_spelling_wins(tmp_path):
+    root = make_ucf(tmp_path)
+    folder = root/'UCF-101/JumpRope'
+    (folder/'v_jumpRope_g01_c01.avi').touch()
+    assert len(ds.ucf101(root).test) == 70
+    (folder/'v_JumpRope_g01_c01.avi').rename(folder/'V_JumpRope_g01_c01.avi')
+    refuses('could be any of', ds.ucf101, root)                                 # only two others: no guess
+
+
+def test_ucf101_lists_that_contradict_one_another(tmp_path):
+    root = make_ucf(tmp_path)
+    file = root/'lists/trainlist01.txt'
+    text = file.read_text()
+    file.write_text(text.replace('JumpRope_g09_c01.avi 5', 'JumpRope_g09_c01.avi 4'))
+    refuses("in classInd.txt 'JumpRope' is 5", ds.ucf101, root)
+    file.write_text(text + 'Sleep/v_Sleep_g01_c01.avi 6')
+    refuses("no class 'Sleep'", ds.ucf101, root)
+    (root/'lists/classInd.txt').write_text('0 Jump\n1 Walk')
+    refuses('expected "1 <class>"', ds.ucf101, root)
+
+
+def test_hmdb51_without_class_folders(tmp_path):
+    want = ds.hmdb51(make_hmdb(tmp_path/'folders'))
+    flat = make_hmdb(tmp_path/'flat', flat=True)
+    assert as_told(ds.hmdb51(flat)) == as_told(want)
+    other = HMDB['kick_ball'][0][:-1]                                           # an unused clip of the same name
+    with open(flat/'lists/kick_test_split1.txt', 'a') as f: f.write(other + '0')
+    refuses('goo_0.avi: could be any of kick/-_Ball_-', ds.hmdb51, flat)
+
+
+def test_hmdb51_unpacked_inside_its_own_folder(tmp_path):
+    root = make_hmdb(tmp_path/'hmdb')
+    want = file_names(ds.hmdb51(root).train)
+    (root/'kick_ball').rename(root/'x')
+    (root/'kick_ball').mkdir()
+    (root/'x').rename(root/'kick_ball/kick_ball')
+    assert file_names(ds.hmdb51(root).train) == want
+
+
+def test_hmdb51_only_unused_clips_may_be_missing(tmp_path):
+    root = make_hmdb(tmp_path)
+    used, _, unused = (root/'kick'/line[:-2] for line in HMDB['kick'])
+    unused.unlink()
+    assert len(ds.hmdb51(root).train) == 3
+    used.unlink()
+    refuses('1 of 5 listed videos are missing: kick/#1_[HD]_Kick!', ds.hmdb51, root)
+
+
+def test_hmdb51_refusals(tmp_path):
+    root = make_hmdb(tmp_path)
+    refuses('kick_test_split2.txt: cannot be read', ds.hmdb51, root, split=2)
+    refuses('split is 1, 2 or 3', ds.hmdb51, root, split=0, exc=ValueError)
+    refuses('HMDB-51 lists', ds.hmdb51, root/'kick')
+    (root/'lists/kick_test_split1.txt').write_text('a.avi 3\n')
+    refuses('expected "<name> 0", 1 or 2', ds.hmdb51, root)
+
+
+def held_out(n, fraction, groups_of=None):
+    "How many of `n` videos of one class are held out."
+    groups = [f'g{i // groups_of}' if groups_of else None for i in range(n)]
+    videos = [ds.Video(Path(f'{i}.avi'), 0, g) for i, g in enumerate(groups)]
+    _, test = ds._hold_out(videos, [str(i) for i in range(n)], fraction, 0)
+    return len(test)
+
+
+@pytest.mark.parametrize('n,fraction,want', [
+    (1, .3, 0), (1, .9, 0), (2, .3, 1), (3, .1, 1), (10, .3, 3), (10, .25, 2), (10, 0, 0), (7, .5, 3)])
+def test_how_many_are_held_out(n, fraction, want):
+    assert held_out(n, fraction) == want
+
+
+def test_large_groups_are_held_out_whole_or_not_at_all():
+    assert held_out(20, .1, groups_of=10) == 10                                 # although 10 is far from 2
+    assert held_out(20, .1, groups_of=20) == 0                                  # needed for training
+
+
+def make_parts(root):
+    "Class folders in Train/, test/ and val/."
+    fill(root, *(f'Train/a/{i}.mp4' for i in range(3)), *(f'Train/b/{i}.mp4' for i in range(2)))
+    fill(root, 'test/a/0.mp4', 'test/a/1.mp4', 'test/b/0.mp4', 'val/a/0.mp4')
+    return root
+
+
+def counts(root, **kwargs):
+    s = ds.from_folder(root, **kwargs)
+    return s.classes, len(s.train), len(s.test)
+
+
+def test_parts_on_disk(tmp_path):
+    root = make_parts(tmp_path)
+    assert counts(root) == (('a', 'b'), 5, 3)
+    assert {v.path.parent.parent.name for v in ds.from_folder(root).test} == {'test'}
+    assert counts(root, held_out='val') == (('a', 'b'), 5, 1)
+    refuses('it needs train and other', counts, root, held_out='other')
+    shutil.rmtree(root/'test')
+    assert counts(root) == (('a', 'b'), 5, 1)                                   # val/ where there is no test/
+    touch(root, ['val/c/x.mp4'])
+    refuses('without a training video: c', counts, root)
+
+
+def test_a_class_folder_without_videos_and_what_may_be_meant(tmp_path):
+    root = make_parts(tmp_path)
+    shutil.rmtree(root/'test')
+    shutil.rmtree(root/'val')
+    meant = f'Did you mean {root/"Train"}?'
+    refuses(f'Train: no videos in this class folder, only a/, b/. {meant}', counts, root)
+    touch(root, ['1.mp4'])
+    (root/'A').mkdir()
+    refuses(f'A: no videos in this class folder, only nothing. {meant}', counts, root)
+    (root/'1.mp4').unlink()
+    touch(root, ['A/c/d/0.mp4'])                                                # two folders it could be
+    refuses('A: no videos in this class folder, only c/. Videos end in', counts, root)
+    shutil.rmtree(root/'A/c')
+    touch(root, ['A/0.mp4'])                                                    # a class beside it
+    refuses('Train: no videos in this class folder, only a/, b/. Videos end in', counts, root)
+
+
+def test_no_class_folders(tmp_path):
+    root = make_parts(tmp_path)
+    refuses('no class folders', ds.from_folder, root/'Train/a')
+    refuses('cannot be listed', ds.from_folder, root/'nothing')
+
+
+def test_links_to_the_same_video(tmp_path):
+    root = make_parts(tmp_path)/'Train'
+    os.symlink(root/'a', root/'linked')
+    def draw_often():
+        for seed in range(20): ds.from_folder(root, test_fraction=.5, seed=seed)
+    refuses('same video in both parts', draw_often)
+    os.unlink(root/'linked')
+    os.symlink(root/'a/0.mp4', root/'b/9.mp4')
+    os.symlink(root/'gone', root/'b/gone.mp4')
+    refuses('gone.mp4: cannot be read', ds.from_folder, root)
+
+
+def test_groups_by_a_pattern(tmp_path):
+    for action in ('walk', 'run'):
+        fill(tmp_path, *(f'{action}/person{k:02d}_{action}_d1.avi' for k in (1, 2)))
+    own = ds.from_folder(tmp_path, test_fraction=.5, group=r'(person\d+)_')
+    assert len({v.group for v in own.train}) == len({v.group for v in own.test}) == 1
+
+
+@pytest.fixture
+def read(tmp_path):
+    "Reads the lines of a CSV file beside four videos with awkward names."
+    for i, name in enumerate(['a, b.avi', '# c.avi', 'say "hi".avi', 'é [1].avi']):
+        (tmp_path/name).write_text(str(i))
+
+    def from_lines(*rows, **kwargs):
+        (tmp_path/'list.csv').write_text('\n'.join(rows), encoding='utf-8')
+        return ds.from_csv(tmp_path/'list.csv', **kwargs)
+
+    return from_lines
+
+
+BODY = ['# c.avi,0', '"a, b.avi",1']
+
+
+@pytest.mark.parametrize('message,rows', [
+    ('no videos listed', ['path,label']),
+    ('cannot be read', ['path,label', '"# c.avi,0']),
+    ('list.csv, line 4: the path is empty', ['path,label', '', '# c.avi,x', ',y']),
+    ('the numbers -1, 0', ['path,label', '# c.avi,-1', '"a, b.avi",0']),
+    ('must be 0 to 1', ['path,label', '# c.avi,0', '"a, b.avi",2']),
+    ('both sides of the split: p2', [
+        'path,label,group,split', '# c.avi,0,p1,train', '"a, b.avi",1,p2,train',
+        '"say ""hi"".avi",1,p2,test']),
+    ('the split has train, it needs train and test (or val)', [
+        'path,label,split', '# c.avi,0,train', '"a, b.avi",1,train'])])
+def test_csv_refusals(read, message, rows):
+    refuses(message, read, *rows)
+
+
+def test_csv_that_lists_a_video_twice(read, tmp_path):
+    refuses('listed more than once', read, 'path,label', '# c.avi,x', '# c.avi,y', test_fraction=0)
+    (tmp_path/'copy.avi').write_text('0')
+    refuses('same video in both parts', read, 'path,label,split,group', '"a, b.avi",None,train,',
+            '# c.avi,NA,train,', '"say ""hi"".avi",NA,test,', 'é [1].avi,None,test,x',
+            'copy.avi,NA,test,')
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'latin-1'])
+def test_csv_in_another_encoding(tmp_path, encoding):
+    (tmp_path/'coded.csv').write_text('path,label\né [1].avi,x\n', encoding=encoding)
+    refuses('Save it as UTF-8 with commas', ds.from_csv, tmp_path/'coded.csv')
+
+
+def test_csv_that_is_gone(tmp_path):
+    refuses('none.csv: cannot be read', ds.from_csv, tmp_path/'none.csv')
+
+
+def test_csv_white_space_is_no_other_class_or_path(read):
+    s = read('path,label', '# c.avi, x', '"a, b.avi",x ', '"say ""hi"".avi",y', test_fraction=0)
+    assert s.classes == ('x', 'y')
+    want = ['a, b.avi', '# c.avi']
+    s = read('path, label', '"a, b.avi", x', '# c.avi,y', test_fraction=0)
+    assert file_names(s.train) == want
+    s = read('label, path', 'x, "a, b.avi"', 'y, # c.avi', test_fraction=0)
+    assert file_names(s.train) == want
+
+
+def test_csv_mark_order_blank_line_and_extra_column(read):
+    s = read('\ufeffLabel, Path ,note', '', 'x,# c.avi,', 'y,"a, b.avi",', test_fraction=0)
+    assert s.classes == ('x', 'y') and file_names(s.train) == ['# c.avi', 'a, b.avi']
+
+
+def test_csv_names_of_numbers(read):
+    def classes(*names): return read('path,label', *BODY, test_fraction=0, classes=names or None)
+    assert classes().classes == ('0', '1')
+    assert classes('run', 'walk').classes == ('run', 'walk')
+    refuses('without a training video: sit', classes, 'run', 'walk', 'sit')
+    refuses('not in classes: y', read, 'path,label', '# c.avi,x', '"a, b.avi",y', classes=['x', 'z'])
+    s = read('path,label', '# c.avi,2', '"a, b.avi",1', test_fraction=0, classes=['1', '2'])
+    assert s.classes == ('1', '2') and labels(s.train) == [1, 0]                # numbers that are names
+
+
+def test_csv_parts(read):
+    rows = ['path,label,split', '# c.avi,0,train', '"a, b.avi",1,Training',
+            '"say ""hi"".avi",1,val', 'é [1].avi,1,test']
+    assert file_names(read(*rows).test) == ['é [1].avi']
+    assert file_names(read(*rows, held_out='val').test) == ['say "hi".avi']
+    assert file_names(read(*rows[:-1]).test) == ['say "hi".avi']
+
+
+def test_csv_groups_of_the_file_names(read, tmp_path):
+    fill(tmp_path, 'sub/x_g01_.avi', 'sub/y_g01_.avi')
+    rows = ['path,label,split', 'sub/x_g01_.avi,0,train', '# c.avi,1,train', 'sub/y_g01_.avi,0,test']
+    refuses('both sides of the split: g01', read, *rows)
+    assert len(read(*rows, group=None).test) == 1
+
+
+def test_csv_an_absolute_path_stays(read, tmp_path):
+    file = tmp_path/'# c.avi'
+    assert read('path,label', f'{file},0', BODY[1], test_fraction=0).train[0].path == file
+
+
+def make_own(root):
+    "Two classes of two videos, as class folders and as a CSV file."
+    names = ['a/1.mp4', 'a/2.mp4', 'b/1.mp4', 'b/2.mp4']
+    fill(root/'own', *names)
+    rows = ''.join(f'own/{n},{n[0]}\n' for n in names)
+    (root/'own.CSV').write_text('path,label\n' + rows)
+    return root
+
+
+def test_load_split_of_own_videos(tmp_path):
+    root = make_own(tmp_path)
+    want = ds.from_folder(root/'own', test_fraction=.5, seed=3)
+    assert ds.load_split(root/'own', test_fraction=.5, seed=3) == want
+    assert ds.data_kind(root/'own.CSV') == 'csv'
+    assert len(ds.load_split(root/'own.CSV', test_fraction=.5).test) == 2
+    for own in ('own', 'own.CSV'):
+        refuses('no official splits', ds.load_split, root/own, 2, exc=ValueError)
+
+
+def test_load_split_of_one_set_of_ut_interaction(tmp_path):
+    touch(tmp_path/'segmented_set2', [f'./{n}_{11 + n // 6}_{n % 6}.avi' for n in range(60)])
+    assert ds.load_split(tmp_path, 14) == ds.ut_interaction(tmp_path, 14)
+    assert ds.data_kind(tmp_path/'segmented_set2') == 'ut_interaction'
+    refuses('found 0 videos of set 1', ds.load_split, tmp_path)
+
+
+def test_a_list_alone_is_hmdb51(tmp_path):
+    (tmp_path/'wave_test_split1.txt').touch()
+    assert ds.data_kind(tmp_path) == 'hmdb51'
+
+
+KNOWN = ('wave', 'run', 'jump')
+
+
+@pytest.mark.parametrize('message,rows', [
+    ("'0': not among", ['one/run/1.mp4,0']),                                    # a number is a name here
+    ("'': not among", ['one/run/1.mp4,']),
+    ('listed more than once', ['one/run/1.mp4,run', 'one/run/1.mp4,run'])])
+def test_load_all_csv_refusals(tmp_path, message, rows):
+    fill(tmp_path, 'one/run/1.mp4')
+    (tmp_path/'list.csv').write_text('\n'.join(['path,label', *rows]))
+    refuses(message, ds.load_all, tmp_path/'list.csv', KNOWN)
+
+
+def test_load_all_of_folders(tmp_path):
+    fill(tmp_path/'parts', 'Train/jump/1.mp4', 'test/jump/2.mp4', 'val/run/1.mp4')
+    (tmp_path/'parts/lists').mkdir()
+    assert len(ds.load_all(tmp_path/'parts', KNOWN).test) == 3                  # nothing in it is lost
+    fill(tmp_path/'named', 'test/1.mp4', 'jump/1.mp4')                          # a class of that name has no folders in it
+    assert labels(ds.load_all(tmp_path/'named', ('test', 'jump')).test) == [1, 0]
+    refuses('no such file or folder', ds.load_all, tmp_path/'nowhere', KNOWN)
+
+
+def test_load_all_takes_both_parts_of_a_split(tmp_path, monkeypatch):
+    a, b, c = (Path(f'{n}.avi') for n in 'abc')
+    train, test = (ds.Video(a, 0), ds.Video(b, 1)), (ds.Video(c, 1),)
+    def of_pairs(data, files): return data.suffix == '.list'
+    def read_pairs(data, split): return ds.VideoSplit(('a', f'b{split}'), train, test)
+    pairs = ds.DataKind('Pairs', 'a list of pairs', of_pairs, read_pairs, 2, 'half')
+    monkeypatch.setitem(ds.DATA_KINDS, 'pairs', pairs)
+    (tmp_path/'one.list').touch()
+    assert labels(ds.load_all(tmp_path/'one.list', ('b1', 'a')).test) == [1, 0, 0]
+
+
+def test_load_all_of_ucf101(tmp_path):
+    root = make_ucf(tmp_path)
+    official = ds.ucf101(root)
+    every = ds.load_all(root, (*reversed(CLASSES), 'more'))
+    want = {(v.path, official.classes[v.label]) for v in official.train + official.test}
+    assert {(v.path, every.classes[v.label]) for v in every.test} == want
+    refuses('split is 1, 2 or 3', ds.load_all, root, CLASSES, 4, exc=ValueError)
+    refuses('trainlist02.txt', ds.load_all, root, CLASSES, 2)
+
+
+def test_a_name_that_is_not_utf8(tmp_path, monkeypatch):
+    "As a file system gives the bytes caf\\xe9.avi."
+    monkeypatch.setattr(ds, '_list_dir', lambda folder: ([], ['caf\udce9.avi']))
+    for reader in (ds.from_folder, ds.find_videos):
+        refuses(r"caf\udce9.avi': the name is not UTF-8. Rename it", reader, tmp_path)
