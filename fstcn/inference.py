@@ -54,13 +54,12 @@ def view_positions(
     h:int, # height of the frame, pixels
     w:int, # width of the frame, pixels
     size:int, # height and width of a view, pixels
-) -> list[tuple[int,int,bool]]: # 18 (top, left, mirrored); a square is cut out, then mirrored
+) -> list[tuple[int,int,bool]]: # 18 (top, left, mirrored): cut out, then mirrored
     """Where each of the 18 views of `crop_views` comes from, Fig. 3.
 
     Raises `ValueError` if the square does not fit."""
-    offsets = list(crop_offsets(h, w, size))
-    plain = [(top, left, False) for top, left in offsets]
-    return plain + [(top, left, True) for top, left in offsets]
+    plain = [(top, left, False) for top, left in crop_offsets(h, w, size)]
+    return plain + [(top, left, True) for top, left, _ in plain]
 
 # %% ../nbs/practice/33_inference.ipynb #a362baca
 def _positions(height, width, size, views):
@@ -90,7 +89,7 @@ def plain_loop(
         for top, left, mirrored in positions:
             cut = pair[:, :, top:top+size, left:left+size]
             cuts.append(cut.flip(-2) if mirrored else cut)
-        for some in torch.stack(cuts).split(batch_size):                # (k,2,t,s,s,3)
+        for some in torch.stack(cuts).split(batch_size):    # (k,2,t,s,s,3)
             middles = torch.full((len(some),), middle, device=like.device)
             inputs = model.prepare(some, middles)
             inputs = [x if x is None else x.to(like.dtype) for x in inputs]
@@ -108,7 +107,7 @@ def _maxima(x):
 def _channels_last(x): return x.contiguous(memory_format=torch.channels_last)
 
 def _by_parity(positions, width, size):
-    "Views that are pieces of one map: {(mirrored, odd top, odd left): [(view, top, left)]}."
+    "Views of one map each: {(mirrored, odd top, odd left): [(view, top, left)]}."
     groups = {}
     for k, (top, left, mirrored) in enumerate(positions):
         if mirrored: left = width - size - left             # in the mirrored frame
@@ -245,11 +244,11 @@ def _score_chunks(model, chunks, batch_size=12, views=None):
 
 # %% ../nbs/practice/33_inference.ipynb #4d05be2f
 def view_probabilities(
-    model:nn.Module, # in evaluation mode: FstCN, or one with `config`, `prepare` and `forward`
+    model:nn.Module, # FstCN, or one with `config`, `prepare` and `forward`
     pairs:Tensor, # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3)
     batch_size:int=12, # clips that pass a network other than FstCN at once
     views:Sequence[int]|None=None, # numbers of views, (4,) is the centre; None: all 18
-) -> Tensor: # (m,k,n) on the CPU, float32 or the network's own double; in crop_views' order
+) -> Tensor: # (m,k,n) on the CPU, float32 or double; in crop_views' order
     """Class probabilities of every view of every clip pair, Sec. 2.4 and Fig. 3.
 
     Raises `ValueError` if there are no clip pairs, frames are smaller than the crop,
@@ -335,7 +334,7 @@ def _read_folder(folder, indices, short_side):
 class FrameFolder:
     "Reads a folder of frames in the role of a video file."
     short_side:int|None = None # shorter side of resized frames, pixels; None keeps the files'
-    guard:Guard|None = None # child processes that decode under a time limit: for unknown files
+    guard:Guard|None = None # child processes to read unknown files in
 
     def n_frames(self,
         path:str|Path, # the folder
@@ -372,7 +371,7 @@ class _Frames:
 
 # %% ../nbs/practice/33_inference.ipynb #82041dfc
 def _breaks_off(seconds, damage):
-    "The warning of a file that can be decoded for so many seconds only; empty without damage."
+    "The warning of a file that ends after so many seconds; empty without damage."
     return f'breaks off after {seconds:.1f} s ({damage})' if damage else ''
 
 def _length(reader, path):
@@ -391,12 +390,12 @@ def _read_clips(reader, path, clip, n_clips):
 class Recognizer:
     "A trained network with all that is needed to recognize a video."
     def __init__(self,
-        model:nn.Module, # the network: an FstCN, or another with `config`, `prepare` and `forward`
+        model:nn.Module, # FstCN, or one with `config`, `prepare` and `forward`
         classes:Sequence[str], # class names in the order of its outputs
         n_clips:int|None=None, # clip pairs M of a video; None: the configuration's
         fusion:str='sci', # one of `fstcn.fusion.FUSIONS`; 'single' draws with a fixed seed
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
-        guard:Guard|None=None, # child processes to decode unknown files in, under a time limit
+        guard:Guard|None=None, # child processes to read unknown files in
     ):
         if n_clips is None: n_clips = model.config.n_clips
         _check_recognizer(model, classes, n_clips, fusion)
@@ -469,7 +468,8 @@ def _predict(recognizer, starts, warning, chunks, top_k=5, return_views=True, pr
 def _network(recognizer, top_k):
     "Which network sees a video, and how: the first digits of a SHA-256, then the settings."
     r = recognizer
-    sha = hashlib.sha256(repr((type(r.model).__name__, r.model.config, r.classes)).encode())
+    facts = type(r.model).__name__, r.model.config, r.classes
+    sha = hashlib.sha256(repr(facts).encode())
     for name, x in r.model.state_dict().items():
         sha.update(name.encode())
         sha.update(x.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -479,20 +479,21 @@ def _read_rows(path, network):
     "The whole lines of a file of results, and whether a torn one follows, or `ValueError`."
     def refusal(why): return ValueError(f'{path}: holds {why}; name another file, or remove it')
 
+    others = 'something else than such results'
     data = path.read_bytes()
     end = data.rfind(b'\n') + 1
     whole, torn = data[:end], data[end:]
     try: rows = [json.loads(line) for line in whole.splitlines()]
-    except ValueError as e: raise refusal(f'something else than such results ({e})') from e
+    except ValueError as e: raise refusal(f'{others} ({e})') from e
     for row in rows:
         if not isinstance(row, dict) or not {'video', 'error'} <= row.keys():
-            raise refusal('something else than such results')
+            raise refusal(others)
         if row.get('network') != network:
-            other = row.get('network', 'of which, it does not say')
-            raise refusal(f'results of another network or other settings ({other}; now {network})')
+            which = row.get('network', 'of which, it does not say')
+            raise refusal(f'results of another network or other settings ({which}; now {network})')
     begin = b'{"video": '
     if not rows and torn[:len(begin)] != begin[:len(torn)]:
-        raise refusal('something else than such results')
+        raise refusal(others)
     return rows, len(torn) > 0
 
 # %% ../nbs/practice/33_inference.ipynb #d41c7e08
@@ -527,12 +528,13 @@ class _Lines:
         if self.path.suffix.lower() != '.jsonl': raise ValueError(_not_jsonl(self.path))
         rows, torn = _read_rows(self.path, network) if self.path.exists() else ([], False)
         self.rows, self.done = [], {}
-        again = {row['video'] for row in rows if row['video'] in videos and _out_of_date(row)}
+        asked = [row for row in rows if row['video'] in videos]
+        again = {row['video'] for row in asked if _out_of_date(row)}
         for row in rows:
-            video = row['video']
-            if video in again: continue
+            if row['video'] in again: continue
             self.rows.append(row)
-            self.done[video] = Outcome(row['error'] or '', row.get('warning') or '', new=False)
+            outcome = Outcome(row['error'] or '', row.get('warning') or '', new=False)
+            self.done[row['video']] = outcome
         self.changed = torn or len(again) > 0
 
     def __enter__(self):
@@ -540,7 +542,8 @@ class _Lines:
         file = self.path.resolve()
         if self.changed:
             lines = ''.join(json.dumps(row) + '\n' for row in self.rows)
-            with atomic(file) as part: part.write_text(lines, encoding='utf-8', newline='\n')
+            with atomic(file) as part:
+                part.write_text(lines, encoding='utf-8', newline='\n')
         self.file = open(file, 'a', encoding='utf-8', newline='\n')
         return self
 
@@ -605,9 +608,11 @@ def predict_many(
             for video, future in _bar(ahead, 'recognizing', len(todo), 'video', progress):
                 try: size, starts, warning, chunks = future.result()
                 except VideoError as e:
-                    lines.add(video, Outcome(e.reason if str(e.path) == video else str(e)))
+                    error = e.reason if str(e.path) == video else str(e)
+                    lines.add(video, Outcome(error))
                     continue
-                got = _predict(recognizer, starts, warning, iter(chunks), top_k, return_views=False)
+                chunks = iter(chunks)
+                got = _predict(recognizer, starts, warning, chunks, top_k, return_views=False)
                 lines.add(video, Outcome('', warning), size, got.labels, got.probs)
         return lines.done
 
@@ -625,7 +630,7 @@ def accuracies(
     n_classes = scores.shape[-1]
     top5 = 1.
     if n_classes > 5:
-        finite = scores.nan_to_num().numpy()            # a training says itself that it diverges
+        finite = scores.nan_to_num().numpy()        # a training says itself that it diverges
         top5 = top_k_accuracy_score(truth, finite, k=5, labels=range(n_classes))
     by_class = recall_score(truth, answers, labels=np.unique(truth), average='macro')
     return {
@@ -652,7 +657,7 @@ class Scores:
     labels:Tensor # true class ids (videos,), int64
     names:tuple[str,...] # names of the videos
     classes:tuple[str,...] # class names
-    starts:Tensor|None = None # first frames (videos,m), int64; None in archives of earlier versions
+    starts:Tensor|None = None # first frames (videos,m), int64; older archives: None
 
     def save(self,
         path:str|Path, # file to write, `.npz`
@@ -750,7 +755,7 @@ def _watched(dataset, workers, timeout, path):
 # %% ../nbs/practice/33_inference.ipynb #53c45c64
 def compare_fusions(
     scores:Scores, # every view of every test video
-) -> 'pd.DataFrame': # a row for each fusion: the `accuracies`
+) -> 'pd.DataFrame': # a row for each fusion, in [0,1]
     "What each fusion makes of the same scores, Table 2."
     import pandas as pd
     fused = {name: scores.fused(name) for name in FUSIONS}
@@ -831,16 +836,20 @@ class _ClipStream(IterableDataset):
                 yield {'pairs': torch.stack(pairs)}
                 pairs = []
         if n == 0: raise VideoError(self.video, 'no frame can be decoded')
-        if n < self.clip.span:                              # too short: its last frame is repeated
+        if n < self.clip.span:                  # too short: its last frame is repeated
             window.hold(n-1, picture())
             starts.append(0)
             pairs.append(window.pair(0, n))
         if pairs: yield {'pairs': torch.stack(pairs)}
-        seconds = self._middles(starts, n, clock)
-        yield {'seconds': seconds, 'n_frames': n, 'fps': clock.fps(), 'damage': ''.join(damage)}
+        yield {
+            'seconds': self._middles(starts, n, clock),
+            'n_frames': n,
+            'fps': clock.fps(),
+            'damage': ''.join(damage),
+        }
 
     def _middles(self, starts, n, clock):
-        "When the middles of the clip pairs are shown, seconds after the first of n frames."
+        "Seconds from the first of n frames to the middle of each clip pair."
         half = (min(n, self.clip.span) - 1)/2
         middles = [start + half for start in starts]
         times = [clock.at(i) for i in range(n)]
@@ -945,7 +954,8 @@ def timeline(
 
     scored = _score_chunks(recognizer.model, chunks(), views=views)
     scored = _bar(scored, 'recognizing', None, '4 clip pairs', progress)
-    probs = torch.cat([fuse_sci(p[:, None]) for p in scored])   # Eq. 6; Eq. 7's maximum is over one
+    # Eq. 6; the maximum of Eq. 7 is over one
+    probs = torch.cat([fuse_sci(p[:, None]) for p in scored])
     probs = probs/probs.sum(-1, keepdim=True)
     seconds, rate = end['seconds'], end['fps']
     half = round(window*rate)/(2*rate) + 1e-6               # a microsecond against rounding
