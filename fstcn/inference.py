@@ -16,6 +16,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -36,7 +37,8 @@ from .fusion import FUSIONS, fuse_sci
 from .checkpoint import load_checkpoint
 from .devices import usable_device
 from .model import FstCN
-from .loading import Reader, ReaderHung, ReaderKilled, TestClips, VideoReader, clip_pair_chunks, watched_items
+from .loading import Reader, ReaderHung, ReaderKilled, TestClips, VideoReader
+from .loading import clip_pair_chunks, watched_items
 from .sampling import crop_offsets, frame_difference
 from .scl import scl_sizes
 from .video import Guard, VideoError, _Clock, _forward, _open, _rgb, probe_video, resize_frame
@@ -52,9 +54,12 @@ def view_positions(
     h:int, # height of the frame, pixels
     w:int, # width of the frame, pixels
     size:int, # height and width of a view, pixels
-) -> list[tuple[int,int,bool]]: # 18 (top, left, mirrored): which square is cut out, and whether it is mirrored afterwards
-    "Where each of the 18 views of `crop_views` comes from, Fig. 3. Raises `ValueError` if the square does not fit."
-    return [(top, left, mirrored) for mirrored in (False, True) for top, left in crop_offsets(h, w, size)]
+) -> list[tuple[int,int,bool]]: # 18 (top, left, mirrored): cut out, then mirrored
+    """Where each of the 18 views of `crop_views` comes from, Fig. 3.
+
+    Raises `ValueError` if the square does not fit."""
+    plain = [(top, left, False) for top, left in crop_offsets(h, w, size)]
+    return plain + [(top, left, True) for top, left, _ in plain]
 
 # %% ../nbs/practice/33_inference.ipynb #a362baca
 def _positions(height, width, size, views):
@@ -72,18 +77,22 @@ def plain_loop(
     views:Sequence[int]|None=None, # numbers of the views wanted; None: all 18
     batch_size:int=12, # views that pass the network at once
 ) -> Tensor: # logits (m,k,n), on the network's device
-    "Every view of every clip pair through the whole network. Raises `ValueError` for views that there are not."
-    config, like = model.config, next(model.parameters())
-    size, logits = config.crop_size, []
+    """Every view of every clip pair through the whole network.
+
+    Raises `ValueError` for views that there are not."""
+    size, middle = model.config.crop_size, model.config.n_frames//2
+    like = next(model.parameters())
+    logits = []
     positions = _positions(*pairs.shape[3:5], size, views)
     for pair in pairs.to(like.device):
         cuts = []
         for top, left, mirrored in positions:
             cut = pair[:, :, top:top+size, left:left+size]
             cuts.append(cut.flip(-2) if mirrored else cut)
-        for some in torch.stack(cuts).split(batch_size):                # (k,2,t,s,s,3)
-            middle = torch.full((len(some),), config.n_frames//2, device=like.device)
-            inputs = [x if x is None else x.to(like.dtype) for x in model.prepare(some, middle)]
+        for some in torch.stack(cuts).split(batch_size):    # (k,2,t,s,s,3)
+            middles = torch.full((len(some),), middle, device=like.device)
+            inputs = model.prepare(some, middles)
+            inputs = [x if x is None else x.to(like.dtype) for x in inputs]
             logits.append(model(*inputs))
     return torch.cat(logits).unflatten(0, (len(pairs), -1))
 
@@ -97,23 +106,35 @@ def _maxima(x):
 
 def _channels_last(x): return x.contiguous(memory_format=torch.channels_last)
 
+def _by_parity(positions, width, size):
+    "Views of one map each: {(mirrored, odd top, odd left): [(view, top, left)]}."
+    groups = {}
+    for k, (top, left, mirrored) in enumerate(positions):
+        if mirrored: left = width - size - left             # in the mirrored frame
+        parity = mirrored, top % 2, left % 2
+        groups.setdefault(parity, []).append((k, top, left))
+    return groups
+
 def _pool1_views(scl, x, positions, size):
     "conv1 - norm - pool1 of every view, from whole frames (b,3,h,w): (b*k,c,p,p)."
-    width, groups, out = x.shape[-1], {}, None
-    n, p = (scl_sizes(size)[layer] for layer in ('conv1', 'pool1'))
-    whole = (n - 3) % 2 == 0                                                       # no window of the crop's own pooling is cut off
-    for k, (top, left, mirrored) in enumerate(positions):
-        if mirrored: left = width - size - left                                    # where the square is in the mirrored frame
-        groups.setdefault((mirrored, top % 2, left % 2), []).append((k, top, left))
-    for (mirrored, *_), members in groups.items():
+    sizes = scl_sizes(size)
+    n, p = sizes['conv1'], sizes['pool1']
+    whole = (n - 3) % 2 == 0                                # the crop's edge cuts no window off
+    out = None
+    for (mirrored, *_), members in _by_parity(positions, x.shape[-1], size).items():
         _, tops, lefts = zip(*members, strict=True)
-        region = (x.flip(-1) if mirrored else x)[..., min(tops):max(tops)+size, min(lefts):max(lefts)+size]
+        first, start = min(tops), min(lefts)
+        frame = x.flip(-1) if mirrored else x
+        region = frame[..., first:max(tops)+size, start:max(lefts)+size]
         maps = scl.norm(scl.conv1(_channels_last(region)).relu_())
         if out is None: out = maps.new_empty(len(x), len(positions), p, p, maps.shape[1])
         if whole: maps = _maxima(maps)
         for k, top, left in members:
-            i, j = (top - min(tops))//2, (left - min(lefts))//2
-            view = maps[..., i:i+n-2:2, j:j+n-2:2] if whole else scl.pool(maps[..., i:i+n, j:j+n])
+            i, j = (top - first)//2, (left - start)//2
+            if whole:
+                view = maps[..., i:i+n-2:2, j:j+n-2:2]
+            else:
+                view = scl.pool(maps[..., i:i+n, j:j+n])
             out[:, k] = view.permute(0, 2, 3, 1)
     return out.flatten(0, 1).permute(0, 3, 1, 2)
 
@@ -127,7 +148,9 @@ class _Path(NamedTuple):
     conv5: Callable
     pool: nn.Module
 
-    def after_pool1(self, x): return self.conv5(self.conv4(self.conv3(self.scl.pool(self.scl.norm(self.conv2(x))))))
+    def after_pool1(self, x):
+        x = self.scl.pool(self.scl.norm(self.conv2(x)))
+        return self.conv5(self.conv4(self.conv3(x)))
 
 def _view_maps(path, x, positions, size):
     "The last maps of a path for every view, from whole frames (b,3,h,w): (b*k,c,h',w'). Exact."
@@ -135,49 +158,72 @@ def _view_maps(path, x, positions, size):
 
 # %% ../nbs/practice/33_inference.ipynb #e1574e8c
 class _SharedViews:
-    "Logits of every view of clip pairs by an `FstCN`, each distinct frame and each distinct difference once."
+    "Logits of every view of clip pairs; each distinct frame and difference is computed once."
     def __init__(self, model, positions):
         self.model, self.positions, self.known = model, positions, {}
         on_cpu = next(model.parameters()).device.type == 'cpu'
         self.per_pass = max(1, (18 if on_cpu else 144)//len(positions))     # pictures
-        shared = [relu_conv(layer) for layer in (model.scl.conv2, model.scl.conv3, model.scl.conv4)]
-        branches = [name for name in ('spatial', 'temporal') if hasattr(model, name)]
-        self.paths = {name: _Path(model.scl, *shared, relu_conv(getattr(model, name).conv5), getattr(model, name).pool) for name in branches}
+        scl = model.scl
+        shared = [relu_conv(layer) for layer in (scl.conv2, scl.conv3, scl.conv4)]
+        self.paths = {}
+        for name in ('spatial', 'temporal'):
+            path = getattr(model, name, None)
+            if path is None: continue
+            self.paths[name] = _Path(scl, *shared, relu_conv(path.conv5), path.pool)
 
-    def __call__(self, pairs):                                          # (m,2,t,h,w,3) -> (m,k,n)
-        model, (clip, later), features = self.model, pairs.cpu().unbind(1), []
-        if model.config.path != 'tcl':
-            middle = clip[:, model.config.n_frames//2, None]
-            features.append(model.spatial.fc(self._path('spatial', middle, middle, middle).flatten(0, 2)))
-        if model.config.path != 'scl':
-            x = self._path('temporal', frame_difference(clip, later), clip, later)
-            x = model.temporal.tp(x.transpose(1, 2).flatten(0, 1))      # (m,t,k,c,h,w) -> (m*k,t,c,h,w) -> (m*k,s,t,f)
-            features.append(model.temporal.fc(model.temporal.tcl(x)))
-        x = model.fc8(torch.cat(features, 1)).relu() if len(features) == 2 else features[0]
+    def __call__(self, pairs):                              # (m,2,t,h,w,3) -> (m,k,n)
+        model, path = self.model, self.model.config.path
+        clip, later = pairs.cpu().unbind(1)
+        features = []
+        if path != 'tcl': features.append(self._spatial(clip))
+        if path != 'scl': features.append(self._temporal(clip, later))
+        x = features[0]
+        if len(features) == 2: x = model.fc8(torch.cat(features, 1)).relu()
         return model.classifier(x).unflatten(0, (len(pairs), -1))
+
+    def _spatial(self, clip):                               # (m,t,h,w,3) -> (m*k,f)
+        middle = clip[:, self.model.config.n_frames//2, None]
+        x = self._path('spatial', middle, middle, middle)
+        return self.model.spatial.fc(x.flatten(0, 2))
+
+    def _temporal(self, clip, later):                       # 2 of (m,t,h,w,3) -> (m*k,f)
+        path = self.model.temporal
+        x = self._path('temporal', frame_difference(clip, later), clip, later)
+        x = x.transpose(1, 2).flatten(0, 1)                 # (m,t,k,c,h,w) -> (m*k,t,c,h,w)
+        x = path.tp(x)                                      # (m*k,s,t,f)
+        return path.fc(path.tcl(x))
 
     def _path(self, name, seen, first, second):
         "Last maps of all views of what a path sees, (m,t,h,w,3) -> (m,t,k,c,h',w')."
-        keys, pairs = [x.numpy().tobytes() for x in seen.flatten(0, 1)], torch.stack([first, second], 2).flatten(0, 1)
-        before = self.known.get(name, {})
-        known = self.known[name] = {key: before[key] for key in keys if key in before}
-        new = list({key: i for i, key in enumerate(keys) if key not in known}.items())
-        for some in (new[i:i+self.per_pass] for i in range(0, len(new), self.per_pass)):
-            maps = self._pictures(name, pairs[[i for _, i in some]])
-            known.update(zip((key for key, _ in some), maps.unflatten(0, (len(some), -1)), strict=True))
+        pairs = torch.stack([first, second], 2).flatten(0, 1)
+        keys = [x.numpy().tobytes() for x in seen.flatten(0, 1)]
+        before, known, place = self.known.get(name, {}), {}, {}
+        for i, key in enumerate(keys):
+            if key in before:
+                known[key] = before[key]
+            else:
+                place[key] = i
+        self.known[name] = known
+        new = list(place)
+        for start in range(0, len(new), self.per_pass):
+            some = new[start:start+self.per_pass]
+            maps = self._pictures(name, pairs[[place[key] for key in some]])
+            known.update(zip(some, maps.unflatten(0, (len(some), -1)), strict=True))
         return torch.stack([known[key] for key in keys]).unflatten(0, seen.shape[:2])
 
     def _pictures(self, name, pairs):
-        "Last maps of all views of frames, or of the differences of two, (b,2,h,w,3) -> (b*k,c,h',w')."
+        "Last maps of all views of frames, or of differences of two, (b,2,h,w,3) -> (b*k,c,h',w')."
         model, like = self.model, next(self.model.parameters())
-        pairs = pairs[:, :, None].to(like.device)                       # clip pairs of one frame each
-        rgb, diff = model.prepare(pairs, torch.zeros(len(pairs), dtype=torch.long, device=like.device))
-        x = (rgb if name == 'spatial' else diff[:, 0]).to(like.dtype)
-        return _view_maps(self.paths[name], x, self.positions, model.config.crop_size)
+        pairs = pairs[:, :, None].to(like.device)           # clip pairs of one frame each
+        middle = torch.zeros(len(pairs), dtype=torch.long, device=like.device)
+        rgb, diff = model.prepare(pairs, middle)
+        x = rgb if name == 'spatial' else diff[:, 0]
+        path = self.paths[name]
+        return _view_maps(path, x.to(like.dtype), self.positions, model.config.crop_size)
 
 # %% ../nbs/practice/33_inference.ipynb #334e9247
 def _scorer(model, height, width, batch_size, views):
-    "What makes logits (m,k,n) of clip pairs: the shared way for the paper's network, else the loop."
+    "What makes logits (m,k,n) of clip pairs: the shared way for `FstCN`, else the loop."
     if type(model) is FstCN and model.config.difference == 'absolute':
         return _SharedViews(model, _positions(height, width, model.config.crop_size, views))
     return partial(plain_loop, model, views=views, batch_size=batch_size)
@@ -185,22 +231,28 @@ def _scorer(model, height, width, batch_size, views):
 @torch.inference_mode()
 def _score_chunks(model, chunks, batch_size=12, views=None):
     "Probabilities (m,k,n) on the CPU of one chunk of clip pairs after another."
-    if model.training: raise ValueError('the network is in training mode, where dropout is active: call model.eval()')
+    if model.training:
+        raise ValueError('the network is in training mode, where dropout is active: '
+                         'call model.eval()')
     score = None
     for pairs in chunks:
         if score is None: score = _scorer(model, *pairs.shape[3:5], batch_size, views)
-        for some in pairs.split(8):                                     # 8 x 18 rows for the fully connected layers
+        for some in pairs.split(8):                         # 8 x 18 rows for fc6 to fc8
             logits = score(some)
-            yield (logits.float() if logits.dtype.itemsize < 4 else logits).softmax(-1).cpu()
+            if logits.dtype.itemsize < 4: logits = logits.float()
+            yield logits.softmax(-1).cpu()
 
 # %% ../nbs/practice/33_inference.ipynb #4d05be2f
 def view_probabilities(
-    model:nn.Module, # network in evaluation mode: an FstCN, or another with `config`, `prepare` and `forward`
+    model:nn.Module, # FstCN, or one with `config`, `prepare` and `forward`
     pairs:Tensor, # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3)
     batch_size:int=12, # clips that pass a network other than FstCN at once
-    views:Sequence[int]|None=None, # numbers of the views wanted, such as (4,) for the centre; None: all 18
-) -> Tensor: # probabilities (m,k,n) on the CPU, float32 or the network's own double; views in the order of crop_views
-    "Class probabilities of every view of every clip pair, Sec. 2.4 and Fig. 3. Raises `ValueError` if there are no clip pairs, frames are smaller than the crop, or the network is in training mode."
+    views:Sequence[int]|None=None, # numbers of views, (4,) is the centre; None: all 18
+) -> Tensor: # (m,k,n) on the CPU, float32 or double; in crop_views' order
+    """Class probabilities of every view of every clip pair, Sec. 2.4 and Fig. 3.
+
+    Raises `ValueError` if there are no clip pairs, frames are smaller than the crop,
+    or the network is in training mode."""
     if not len(pairs): raise ValueError('there are no clip pairs to look at')
     return torch.cat(list(_score_chunks(model, [pairs], batch_size, views)))
 
@@ -212,37 +264,55 @@ class Prediction:
     probs:tuple[float,...] # their fused scores, scaled to sum to 1 over all classes
     views:Tensor|None = None # probabilities of every view (m,18,n), if asked for
     starts:tuple[int,...] = () # first frame of each of the m clip pairs
-    positions:tuple[tuple[int,int,bool],...] = () # (top, left, mirrored) of each of the 18 views, pixels of the resized frame
+    positions:tuple[tuple[int,int,bool],...] = () # (top, left, mirrored) of the 18 views, pixels
     frame_size:tuple[int,int]|None = None # height and width of the resized frame, pixels
-    warning:str = '' # that the file breaks off, after how many seconds, and why; empty when all of it could be decoded
+    warning:str = '' # that the file breaks off, when and why; empty when it does not
 
 # %% ../nbs/practice/33_inference.ipynb #09779816
 def _fusion(name):
     "The way of fusion of that name."
-    if name not in FUSIONS: raise ValueError(f'fusion must be one of {tuple(FUSIONS)}, got {name!r}')
-    return FUSIONS[name]
+    if name in FUSIONS: return FUSIONS[name]
+    raise ValueError(f'fusion must be one of {tuple(FUSIONS)}, got {name!r}')
 
 def _fused(name, probs):
     "Scores fused that way; the random clips of 'single' are drawn with a fixed seed."
-    return _fusion(name)(probs, **({'generator': torch.Generator().manual_seed(0)} if name == 'single' else {}))
+    fuse = _fusion(name)
+    if name != 'single': return fuse(probs)
+    return fuse(probs, generator=torch.Generator().manual_seed(0))
 
 def _check_recognizer(model, classes, n_clips, fusion):
     _fusion(fusion)
+    n = model.config.n_classes
     if n_clips < 1: raise ValueError(f'n_clips must be at least 1, got {n_clips}')
-    if len(classes) != model.config.n_classes: raise ValueError(f'{len(classes)} class names for {model.config.n_classes} classes')
+    if len(classes) != n: raise ValueError(f'{len(classes)} class names for {n} classes')
 
 # %% ../nbs/practice/33_inference.ipynb #3cbb6ef6
 IMAGE_SUFFIXES = frozenset('.bmp .jpeg .jpg .png .ppm .tif .tiff .webp'.split())
 
+def _natural(file):
+    "Text and numbers of a name in turn: what to sort by."
+    parts = re.split('([0-9]+)', file.name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+def _is_image(file):
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')
+
 def frame_files(
     folder:str|Path, # folder of images
 ) -> list[Path]: # its images in the order of the numbers in their names
-    "The images of a folder of frames. Raises `VideoError` if there is none, or the folder cannot be read."
-    def natural(p): return [int(s) if i % 2 else s for i, s in enumerate(re.split('([0-9]+)', p.name))]
-    try: files = sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.')), key=natural)
-    except OSError as e: raise VideoError(folder, f'cannot be read as a folder of frames ({e.strerror or e})') from e
-    if not files: raise VideoError(folder, f'is a folder without frames: there is no image ({" ".join(sorted(IMAGE_SUFFIXES))}) in it')
-    return files
+    """The images of a folder of frames.
+
+    Raises `VideoError` if there is none, or the folder cannot be read."""
+    try: files = [file for file in Path(folder).iterdir() if _is_image(file)]
+    except OSError as e:
+        why = f'cannot be read as a folder of frames ({e.strerror or e})'
+        raise VideoError(folder, why) from e
+    if not files:
+        suffixes = ' '.join(sorted(IMAGE_SUFFIXES))
+        why = f'is a folder without frames: there is no image ({suffixes}) in it'
+        raise VideoError(folder, why)
+    return sorted(files, key=_natural)
 
 def _read_image(file):
     "An image as a picture (h,w,3), uint8 RGB."
@@ -256,14 +326,15 @@ def _read_folder(folder, indices, short_side):
     files = frame_files(folder)
     frames = [resize_frame(_read_image(files[i]), short_side) for i in indices]
     for i, frame in zip(indices, frames, strict=True):
-        if frame.shape != frames[0].shape: raise VideoError(files[i], 'has another size than the frames before it')
+        if frame.shape != frames[0].shape:
+            raise VideoError(files[i], 'has another size than the frames before it')
     return torch.from_numpy(np.stack(frames))
 
 @dataclass(frozen=True)
 class FrameFolder:
     "Reads a folder of frames in the role of a video file."
-    short_side:int|None = None # shorter side that frames are resized to, pixels; None keeps the files'
-    guard:Guard|None = None # child processes to decode in, under a time limit: for unknown files
+    short_side:int|None = None # shorter side of resized frames, pixels; None keeps the files'
+    guard:Guard|None = None # child processes to read unknown files in
 
     def n_frames(self,
         path:str|Path, # the folder
@@ -275,24 +346,32 @@ class FrameFolder:
         path:str|Path, # the folder
         indices:Sequence[int], # frame numbers, any order
     ) -> Tensor: # uint8 (len(indices),h,w,3)
-        "The frames asked for, in that order. Raises `VideoError` for an image that is damaged or of another size."
-        return self.guard(_read_folder, path, indices, self.short_side) if self.guard else _read_folder(path, indices, self.short_side)
+        """The frames asked for, in that order.
+
+        Raises `VideoError` for an image that is damaged or of another size."""
+        args = path, indices, self.short_side
+        return self.guard(_read_folder, *args) if self.guard else _read_folder(*args)
 
 # %% ../nbs/practice/33_inference.ipynb #cb959443
 class _Frames:
     "Frames in memory in the role of a video file."
     def __init__(self, frames, short_side):
         frames = torch.as_tensor(frames)
-        if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[-1] != 3 or not len(frames):
-            raise ValueError(f'frames must be uint8 (t,h,w,3) in RGB, at least one; got {frames.dtype} {tuple(frames.shape)}')
+        pictures = frames.dim() == 4 and frames.shape[-1] == 3 and len(frames)
+        if frames.dtype != torch.uint8 or not pictures:
+            raise ValueError('frames must be uint8 (t,h,w,3) in RGB, at least one; '
+                             f'got {frames.dtype} {tuple(frames.shape)}')
         self.frames, self.short_side = frames, short_side
 
     def n_frames(self, path): return len(self.frames)
-    def read_frames(self, path, indices): return torch.stack([torch.from_numpy(resize_frame(self.frames[i].numpy(), self.short_side)) for i in indices])
+
+    def read_frames(self, path, indices):
+        frames = [resize_frame(self.frames[i].numpy(), self.short_side) for i in indices]
+        return torch.from_numpy(np.stack(frames))
 
 # %% ../nbs/practice/33_inference.ipynb #82041dfc
 def _breaks_off(seconds, damage):
-    "The warning of a file that can be decoded for so many seconds only; empty without damage."
+    "The warning of a file that ends after so many seconds; empty without damage."
     return f'breaks off after {seconds:.1f} s ({damage})' if damage else ''
 
 def _length(reader, path):
@@ -302,7 +381,7 @@ def _length(reader, path):
     return info.n_frames, _breaks_off(info.n_frames/(info.fps or 25), info.damage)
 
 def _read_clips(reader, path, clip, n_clips):
-    "First frames of the evenly spread clip pairs, a warning if the video breaks off, and the clip pairs, a few at a time."
+    "First frames of the spread clip pairs, the warning, and the clip pairs, a few at a time."
     n, warning = _length(reader, path)
     starts = clip.spread(n, n_clips)
     return starts, warning, clip_pair_chunks(path, clip, starts, n, reader)
@@ -311,18 +390,19 @@ def _read_clips(reader, path, clip, n_clips):
 class Recognizer:
     "A trained network with all that is needed to recognize a video."
     def __init__(self,
-        model:nn.Module, # the network: an FstCN, or another with `config`, `prepare` and `forward`
+        model:nn.Module, # FstCN, or one with `config`, `prepare` and `forward`
         classes:Sequence[str], # class names in the order of its outputs
-        n_clips:int|None=None, # clip pairs M of a video; None: as many as the network's configuration says
-        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`; what 'single' draws is drawn with a fixed seed
+        n_clips:int|None=None, # clip pairs M of a video; None: the configuration's
+        fusion:str='sci', # one of `fstcn.fusion.FUSIONS`; 'single' draws with a fixed seed
         device:str|torch.device|None=None, # where to run; None: a GPU if there is one
-        guard:Guard|None=None, # child processes to decode unknown files in, under a time limit
+        guard:Guard|None=None, # child processes to read unknown files in
     ):
         if n_clips is None: n_clips = model.config.n_clips
         _check_recognizer(model, classes, n_clips, fusion)
         self.device = usable_device(device)
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)
-        self.classes, self.n_clips, self.fusion, self.info = tuple(classes), n_clips, fusion, {}
+        self.classes, self.info = tuple(classes), {}
+        self.n_clips, self.fusion = n_clips, fusion
         self.reader = VideoReader(model.config.short_side, guard=guard)
 
     @classmethod
@@ -338,61 +418,82 @@ class Recognizer:
         return loaded
 
     def predict(self,
-        video:str|Path|np.ndarray|Tensor, # path of a video file or of a folder of frames, or frames uint8 (t,h,w,3) in RGB
+        video:str|Path|np.ndarray|Tensor, # file, folder of frames, or uint8 (t,h,w,3) in RGB
         top_k:int=5, # how many classes to name
         return_views:bool=True, # keep the probabilities of every view
         progress:bool=False, # show a progress bar, on a terminal
     ) -> Prediction: # the most probable classes
-        "Recognize one video. Raises `VideoError` for an unreadable file, `ValueError` for frames of another shape."
+        """Recognize one video.
+
+        Raises `VideoError` for an unreadable file, `ValueError` for frames of another shape."""
         if top_k < 1: raise ValueError(f'top_k must be at least 1, got {top_k}')
-        starts, warning, chunks = _read_clips(_reader_of(self, video), video, self.model.config.clip, self.n_clips)
+        reader, clip = _reader_of(self, video), self.model.config.clip
+        starts, warning, chunks = _read_clips(reader, video, clip, self.n_clips)
         return _predict(self, starts, warning, chunks, top_k, return_views, progress)
 
 # %% ../nbs/practice/33_inference.ipynb #d4c555f9
+def _on_disk(reader, path):
+    "What reads this file or folder."
+    return FrameFolder(reader.short_side, reader.guard) if Path(path).is_dir() else reader
+
 def _reader_of(recognizer, video):
     "What reads this kind of video."
-    if not isinstance(video, str | Path): return _Frames(video, recognizer.model.config.short_side)
-    reader = recognizer.reader
-    return FrameFolder(reader.short_side, reader.guard) if Path(video).is_dir() else reader
+    if isinstance(video, str | Path): return _on_disk(recognizer.reader, video)
+    return _Frames(video, recognizer.model.config.short_side)
+
+def _bar(items, what, total, unit, progress):
+    "The items, with a progress bar if wanted and on a terminal."
+    disable = None if progress else True
+    return tqdm(items, what, total, unit=unit, disable=disable, leave=False)
 
 def _predict(recognizer, starts, warning, chunks, top_k=5, return_views=True, progress=False):
     "The `Prediction` from the clip pairs that start at `starts`."
     first = next(chunks)
     scored = _score_chunks(recognizer.model, chain([first], chunks))
-    views = torch.cat(list(tqdm(scored, 'recognizing', -(-len(starts)//8), unit='8 clip pairs', disable=None if progress else True, leave=False)))
+    passes = -(-len(starts)//8)
+    views = torch.cat(list(_bar(scored, 'recognizing', passes, '8 clip pairs', progress)))
     score = _fused(recognizer.fusion, views)
     probs, order = (score/score.sum()).sort(descending=True)
     size = tuple(first.shape[3:5])
-    return Prediction(tuple(recognizer.classes[i] for i in order[:top_k]), tuple(probs[:top_k].tolist()), views if return_views else None,
-                      tuple(starts), tuple(view_positions(*size, recognizer.model.config.crop_size)), size, warning)
+    return Prediction(
+        tuple(recognizer.classes[i] for i in order[:top_k]),
+        tuple(probs[:top_k].tolist()),
+        views if return_views else None,
+        tuple(starts),
+        tuple(view_positions(*size, recognizer.model.config.crop_size)),
+        size,
+        warning)
 
 # %% ../nbs/practice/33_inference.ipynb #5b7d4252
 def _network(recognizer, top_k):
-    "Which network sees a video, and how: digits of the SHA-256 of its weights, configuration and class names, then the settings."
+    "Which network sees a video, and how: the first digits of a SHA-256, then the settings."
     r = recognizer
-    sha = hashlib.sha256(repr((type(r.model).__name__, r.model.config, r.classes)).encode())
+    facts = type(r.model).__name__, r.model.config, r.classes
+    sha = hashlib.sha256(repr(facts).encode())
     for name, x in r.model.state_dict().items():
         sha.update(name.encode())
         sha.update(x.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return f'{sha.hexdigest()[:12]} clips={r.n_clips} fusion={r.fusion} top={top_k}'
 
 def _read_rows(path, network):
-    "The whole lines of a file of results, and whether a torn one follows. Raises `ValueError` for anything else."
+    "The whole lines of a file of results, and whether a torn one follows, or `ValueError`."
     def refusal(why): return ValueError(f'{path}: holds {why}; name another file, or remove it')
+
+    others = 'something else than such results'
     data = path.read_bytes()
     end = data.rfind(b'\n') + 1
     whole, torn = data[:end], data[end:]
     try: rows = [json.loads(line) for line in whole.splitlines()]
-    except ValueError as e: raise refusal(f'something else than such results ({e})') from e
+    except ValueError as e: raise refusal(f'{others} ({e})') from e
     for row in rows:
         if not isinstance(row, dict) or not {'video', 'error'} <= row.keys():
-            raise refusal('something else than such results')
+            raise refusal(others)
         if row.get('network') != network:
-            other = row.get('network', 'of which, it does not say')
-            raise refusal(f'results of another network or other settings ({other}; now {network})')
+            which = row.get('network', 'of which, it does not say')
+            raise refusal(f'results of another network or other settings ({which}; now {network})')
     begin = b'{"video": '
     if not rows and torn[:len(begin)] != begin[:len(torn)]:
-        raise refusal('something else than such results')
+        raise refusal(others)
     return rows, len(torn) > 0
 
 # %% ../nbs/practice/33_inference.ipynb #d41c7e08
@@ -400,8 +501,8 @@ def _read_rows(path, network):
 class Outcome:
     "What became of one of many videos."
     error:str = '' # why it could not be read; empty when it could
-    warning:str = '' # that it breaks off, after how many seconds, and why; empty when all of it could be decoded
-    new:bool = True # it was looked at in this call; False: the file of results held it already
+    warning:str = '' # that it breaks off, when and why; empty when it does not
+    new:bool = True # looked at in this call; False: the results held it already
 
 def _bytes(video):
     "Size of a file; 0 of a folder, and of what is not there."
@@ -410,34 +511,39 @@ def _bytes(video):
 def _not_jsonl(path):
     "What to do where the results are wanted in another form."
     lines, table = path.with_suffix('.jsonl').name, path.with_suffix('.csv').name
-    convert = f"pandas.read_json('{lines}', lines=True).explode(['labels', 'probs']).to_csv('{table}', index=False)"
+    convert = (f"pandas.read_json('{lines}', lines=True).explode(['labels', 'probs'])"
+               f".to_csv('{table}', index=False)")
     return (f'{path}: results go to a file that ends in .jsonl, a JSON object a line; '
             f'to make a table of it afterwards: python -c "import pandas; {convert}"')
 
 def _out_of_date(row):
-    "Whether a video must be looked at again: it could not be read, or its file has another size now."
+    "Whether a video could not be read, or its file has another size now."
     return bool(row['error']) or _bytes(row['video']) not in (0, row.get('bytes'))
 
 # %% ../nbs/practice/33_inference.ipynb #d41c7f02
 class _Lines:
-    "A file of results that grows by a JSON object a line. Lines of `videos` that are out of date are taken out."
+    "Results of `videos`, a JSON object a line; lines that are out of date are taken out."
     def __init__(self, path, network, videos):
         self.path, self.network = Path(path), network
         if self.path.suffix.lower() != '.jsonl': raise ValueError(_not_jsonl(self.path))
         rows, torn = _read_rows(self.path, network) if self.path.exists() else ([], False)
-        again = {row['video'] for row in rows if row['video'] in videos and _out_of_date(row)}
-        self.rows = [row for row in rows if row['video'] not in again]
+        self.rows, self.done = [], {}
+        asked = [row for row in rows if row['video'] in videos]
+        again = {row['video'] for row in asked if _out_of_date(row)}
+        for row in rows:
+            if row['video'] in again: continue
+            self.rows.append(row)
+            outcome = Outcome(row['error'] or '', row.get('warning') or '', new=False)
+            self.done[row['video']] = outcome
         self.changed = torn or len(again) > 0
-        self.done = {}
-        for row in self.rows:
-            self.done[row['video']] = Outcome(row['error'] or '', row.get('warning') or '', new=False)
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.resolve()
         if self.changed:
             lines = ''.join(json.dumps(row) + '\n' for row in self.rows)
-            with atomic(file) as part: part.write_text(lines, encoding='utf-8', newline='\n')
+            with atomic(file) as part:
+                part.write_text(lines, encoding='utf-8', newline='\n')
         self.file = open(file, 'a', encoding='utf-8', newline='\n')
         return self
 
@@ -446,55 +552,85 @@ class _Lines:
     def add(self, video, outcome, size=0, labels=(), probs=()):
         self.done[video] = outcome
         row = {
-            'video': video, 'error': outcome.error or None, 'warning': outcome.warning or None,
-            'network': self.network, 'bytes': size or None, 'labels': labels, 'probs': probs,
+            'video': video,
+            'error': outcome.error or None,
+            'warning': outcome.warning or None,
+            'network': self.network,
+            'bytes': size or None,
+            'labels': labels,
+            'probs': probs,
         }
         self.file.write(json.dumps(row) + '\n')
         self.file.flush()
 
 # %% ../nbs/practice/33_inference.ipynb #a4c22f80
+def _read_whole(recognizer, guard, video):
+    "Size of a file, first frames of its clip pairs, the warning, and all clip pairs."
+    size = _bytes(video)                                    # first: a file may still grow
+    reader = _on_disk(replace(recognizer.reader, guard=guard), video)
+    clip, n_clips = recognizer.model.config.clip, recognizer.n_clips
+    starts, warning, chunks = _read_clips(reader, video, clip, n_clips)
+    return size, starts, warning, list(chunks)
+
+def _read_ahead(read, videos, workers):
+    "Each video and the future of what `read` makes of it; threads are a few videos ahead."
+    ahead, pool = deque(), ThreadPoolExecutor(workers)
+    try:
+        for video in videos:
+            ahead.append((video, pool.submit(read, video)))
+            if len(ahead) == workers + 2: yield ahead.popleft()
+        while ahead: yield ahead.popleft()
+    finally: pool.shutdown(cancel_futures=True)
+
 def predict_many(
     recognizer:Recognizer, # network, class names, number of clip pairs, fusion
     videos:Iterable[str|Path], # video files and folders of frames
-    out:str|Path, # file of results, `.jsonl`; videos that it holds are skipped, but for unreadable ones and files of another size than then
+    out:str|Path, # file of results, `.jsonl`; videos that it holds are skipped
     top_k:int=5, # how many classes to name
     workers:int=2, # child processes that decode ahead
     timeout:float=60., # seconds after which decoding is ended
     progress:bool=False, # show a progress bar, on a terminal
 ) -> dict[str,Outcome]: # every video of the file
-    "Recognize many videos into a file, a line each, going on where an earlier call stopped. Raises `ValueError` for a file that holds something else, or results of another network or other settings."
-    if top_k < 1 or workers < 1: raise ValueError(f'top_k and workers must be at least 1, got {top_k} and {workers}')
-    videos, top_k = dict.fromkeys(map(str, videos)), min(top_k, len(recognizer.classes))
-    with _Lines(out, _network(recognizer, top_k), videos) as lines, Guard(timeout, workers) as guard, ThreadPoolExecutor(workers) as pool:
-        todo, guarded = [v for v in videos if v not in lines.done], replace(recognizer.reader, guard=guard)
-        def read(video):
-            size, reader = _bytes(video), FrameFolder(guarded.short_side, guard) if Path(video).is_dir() else guarded     # the size before: a file may still grow
-            starts, warning, chunks = _read_clips(reader, video, recognizer.model.config.clip, recognizer.n_clips)
-            return size, starts, warning, list(chunks)
-        ahead = deque((v, pool.submit(read, v)) for v in todo[:workers + 1])
-        try:
-            for i in tqdm(range(len(todo)), 'recognizing', unit='video', disable=None if progress else True, leave=False):
-                video, future = ahead.popleft()
-                if i + workers + 1 < len(todo): ahead.append((todo[i + workers + 1], pool.submit(read, todo[i + workers + 1])))
+    """Recognize many videos into a file, a line each, going on where an earlier call stopped.
+
+    Of those in the file, unreadable ones and files of another size are tried again.
+    Raises `ValueError` for a file that holds something else, or results of another network
+    or other settings."""
+    if top_k < 1 or workers < 1:
+        raise ValueError(f'top_k and workers must be at least 1, got {top_k} and {workers}')
+    videos = dict.fromkeys(map(str, videos))
+    top_k = min(top_k, len(recognizer.classes))
+    network = _network(recognizer, top_k)
+    with _Lines(out, network, videos) as lines, Guard(timeout, workers) as guard:
+        todo = [video for video in videos if video not in lines.done]
+        read = partial(_read_whole, recognizer, guard)
+        with closing(_read_ahead(read, todo, workers)) as ahead:
+            for video, future in _bar(ahead, 'recognizing', len(todo), 'video', progress):
                 try: size, starts, warning, chunks = future.result()
-                except VideoError as e: lines.add(video, Outcome(e.reason if str(e.path) == video else str(e)))
-                else:
-                    got = _predict(recognizer, starts, warning, iter(chunks), top_k, return_views=False)
-                    lines.add(video, Outcome('', warning), size, got.labels, got.probs)
-        finally: pool.shutdown(cancel_futures=True)
+                except VideoError as e:
+                    error = e.reason if str(e.path) == video else str(e)
+                    lines.add(video, Outcome(error))
+                    continue
+                chunks = iter(chunks)
+                got = _predict(recognizer, starts, warning, chunks, top_k, return_views=False)
+                lines.add(video, Outcome('', warning), size, got.labels, got.probs)
         return lines.done
 
 # %% ../nbs/practice/33_inference.ipynb #5a7c1e01
 def accuracies(
     scores:Tensor, # a score of each class (videos,n), of which the largest is the answer
     labels:Tensor, # true class ids (videos,), int64
-) -> dict[str,float]: # in [0,1]: accuracy, top5_accuracy, and mean_class_accuracy over the classes that occur
-    "How often scores name the right class, by scikit-learn; among the first five of five classes or fewer it always is."
+) -> dict[str,float]: # in [0,1]: accuracy, top5_accuracy, mean_class_accuracy
+    """How often scores name the right class, by scikit-learn.
+
+    Of five classes or fewer it always is among the first five. The mean is over the classes
+    that occur."""
     from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
-    truth, answers, n_classes = labels.numpy(), scores.argmax(-1).numpy(), scores.shape[-1]
+    truth, answers = labels.numpy(), scores.argmax(-1).numpy()
+    n_classes = scores.shape[-1]
     top5 = 1.
     if n_classes > 5:
-        finite = scores.nan_to_num().numpy()                  # that a training diverges is for the training to say
+        finite = scores.nan_to_num().numpy()        # a training says itself that it diverges
         top5 = top_k_accuracy_score(truth, finite, k=5, labels=range(n_classes))
     by_class = recall_score(truth, answers, labels=np.unique(truth), average='macro')
     return {
@@ -510,7 +646,8 @@ def confusion_counts(
 ) -> Tensor: # videos (n,n): true class by predicted class, int64
     "Confusion matrix, by scikit-learn."
     from sklearn.metrics import confusion_matrix
-    return torch.from_numpy(confusion_matrix(labels.numpy(), answers.numpy(), labels=range(n_classes)))
+    counts = confusion_matrix(labels.numpy(), answers.numpy(), labels=range(n_classes))
+    return torch.from_numpy(counts)
 
 # %% ../nbs/practice/33_inference.ipynb #a77c33c8
 @dataclass(frozen=True)
@@ -520,13 +657,14 @@ class Scores:
     labels:Tensor # true class ids (videos,), int64
     names:tuple[str,...] # names of the videos
     classes:tuple[str,...] # class names
-    starts:Tensor|None = None # first frame of each clip pair (videos,m), int64; None in archives of earlier versions
+    starts:Tensor|None = None # first frames (videos,m), int64; older archives: None
 
     def save(self,
         path:str|Path, # file to write, `.npz`
     ) -> None:
         "Write all into one NumPy archive."
-        with atomic(path) as part, part.open('wb') as file: np.savez_compressed(file, **{k: np.asarray(v) for k, v in vars(self).items() if v is not None})
+        fields = {name: np.asarray(x) for name, x in vars(self).items() if x is not None}
+        with atomic(path) as part, part.open('wb') as file: np.savez_compressed(file, **fields)
 
     @classmethod
     def load(cls,
@@ -536,25 +674,27 @@ class Scores:
         return cls(**_read_scores(path))
 
     def fused(self,
-        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # one of `fstcn.fusion.FUSIONS`
     ) -> Tensor: # fused scores (videos,n)
-        "One score vector per video; the random clips of 'single' are drawn with a fixed seed. Raises `ValueError` for another fusion."
+        """One score vector per video; the random clips of 'single' are drawn with a fixed seed.
+
+        Raises `ValueError` for another fusion."""
         return _fused(fusion, self.probs)
 
     def predictions(self,
-        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # one of `fstcn.fusion.FUSIONS`
     ) -> Tensor: # predicted class ids (videos,)
         "The class with the largest fused score."
         return self.fused(fusion).argmax(-1)
 
     def accuracy(self,
-        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # one of `fstcn.fusion.FUSIONS`
     ) -> float: # share of videos recognized, in [0,1]
         "Video-level accuracy, the measure of Tables 1-3."
         return accuracies(self.fused(fusion), self.labels)['accuracy']
 
     def confusion(self,
-        fusion:str='sci', # name of a fusion in `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # one of `fstcn.fusion.FUSIONS`
     ) -> Tensor: # counts (n,n): true class by predicted class
         "Confusion matrix."
         return confusion_counts(self.predictions(fusion), self.labels, len(self.classes))
@@ -564,10 +704,13 @@ def _read_scores(path):
     "The fields of an archive of scores."
     try:
         with np.load(path, allow_pickle=False) as z:
-            tensors = {k: torch.from_numpy(z[k]) for k in ('probs', 'labels', 'starts') if k in z.files or k != 'starts'}
-            return tensors | {k: tuple(z[k].tolist()) for k in ('names', 'classes')}
+            fields = {name: torch.from_numpy(z[name]) for name in ('probs', 'labels')}
+            if 'starts' in z.files: fields['starts'] = torch.from_numpy(z['starts'])
+            for name in ('names', 'classes'): fields[name] = tuple(z[name].tolist())
+            return fields
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as e:
-        raise ValueError(f'{path}: not an archive of scores; give a scores.npz that training or evaluation wrote') from e
+        raise ValueError(f'{path}: not an archive of scores; '
+                         'give a scores.npz that training or evaluation wrote') from e
 
 # %% ../nbs/practice/33_inference.ipynb #b1e9d9b4
 def score_videos(
@@ -579,84 +722,138 @@ def score_videos(
     progress:bool=True, # show a progress bar, on a terminal
 ) -> Scores: # every view of every video
     "Probabilities of all views of all videos, in order; an unreadable video raises `VideoError`."
-    plan = TestClips(videos, recognizer.model.config.clip, recognizer.n_clips, reader or recognizer.reader)
+    clip = recognizer.model.config.clip
+    plan = TestClips(videos, clip, recognizer.n_clips, reader or recognizer.reader)
     if not len(videos): raise ValueError('there are no videos to score')
     probs, starts = [], []
-    for item in tqdm(_watched(plan, workers, timeout, lambda n: videos[n].path), 'scoring', len(plan), unit='video', disable=None if progress else True, leave=False):
+    items = _watched(plan, workers, timeout, lambda n: videos[n].path)
+    for item in _bar(items, 'scoring', len(plan), 'video', progress):
         probs.append(view_probabilities(recognizer.model, item['pairs']))
         starts.append(torch.as_tensor(item['starts']))
-    return Scores(torch.stack(probs), torch.tensor([v.label for v in videos]), tuple(Path(v.path).name for v in videos), recognizer.classes, torch.stack(starts))
+    labels = torch.tensor([video.label for video in videos])
+    names = tuple(Path(video.path).name for video in videos)
+    return Scores(torch.stack(probs), labels, names, recognizer.classes, torch.stack(starts))
 
 # %% ../nbs/practice/33_inference.ipynb #b1e9d9b6
 def _watched(dataset, workers, timeout, path):
-    "Items of a data set from worker processes. A `VideoError` is raised, and made of a worker that hangs or dies at item n, of `path(n)`."
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, timeout=timeout if workers else 0)
+    """Items of a data set from worker processes.
+
+    A `VideoError` is raised, and made of a worker that hangs or dies at item n, of `path(n)`."""
+    limit = timeout if workers else 0
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, timeout=limit)
     n = 0
     try:
         for item in watched_items(loader):
             if isinstance(item, VideoError): raise item
             yield item
             n += 1
-    except ReaderKilled as e: raise VideoError(path(n), 'reading it killed the process') from e
-    except ReaderHung as e: raise VideoError(path(n), f'reading it did not end within {timeout:g} s') from e
+    except ReaderKilled as e:
+        raise VideoError(path(n), 'reading it killed the process') from e
+    except ReaderHung as e:
+        raise VideoError(path(n), f'reading it did not end within {timeout:g} s') from e
 
 # %% ../nbs/practice/33_inference.ipynb #53c45c64
 def compare_fusions(
     scores:Scores, # every view of every test video
-) -> 'pd.DataFrame': # a row for each fusion: accuracy, top-5 accuracy, mean accuracy of the classes, in [0,1]
+) -> 'pd.DataFrame': # a row for each fusion, in [0,1]
     "What each fusion makes of the same scores, Table 2."
     import pandas as pd
-    fused = {f: scores.fused(f) for f in FUSIONS} | {'maximum': scores.probs.amax((1, 2))}
+    fused = {name: scores.fused(name) for name in FUSIONS}
+    fused['maximum'] = scores.probs.amax((1, 2))
     rows = {name: accuracies(score, scores.labels) for name, score in fused.items()}
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../nbs/practice/33_inference.ipynb #d10b77a4
 def _pictures(video, damage):
-    "Time (seconds; None but in files) and maker of the pictures (h,w,3) of a file, a folder or an array; why a file ended early is appended to `damage`."
-    if not isinstance(video, str | Path): yield from ((None, partial(np.asarray, frame)) for frame in video)
-    elif Path(video).is_dir(): yield from ((None, partial(_read_image, file)) for file in frame_files(video))
-    else: yield from ((frame.time, partial(_rgb, frame)) for frame in _forward(Path(video), damage))
+    """Time (seconds; None but in files) and maker of the pictures (h,w,3) of a file, a folder
+    or an array; why a file ended early is appended to `damage`."""
+    if not isinstance(video, str | Path):
+        for frame in video: yield None, partial(np.asarray, frame)
+    elif Path(video).is_dir():
+        for file in frame_files(video): yield None, partial(_read_image, file)
+    else:
+        for frame in _forward(Path(video), damage): yield frame.time, partial(_rgb, frame)
 
 def _frame_rate(video):
     "Frames per second that a file states, 25 where nothing says it."
     if not isinstance(video, str | Path) or Path(video).is_dir(): return 25.
     with _open(video) as (_, stream): return float(stream.average_rate or 25)
 
-
 # %% ../nbs/practice/33_inference.ipynb #c10c0007
+class _Window:
+    "The clip pairs of a video that have begun, and the frames held for them."
+    def __init__(self, video, clip, short_side):
+        self.video, self.clip, self.short_side = video, clip, short_side
+        self.offsets = set(clip.frames(0, clip.span).ravel().tolist())
+        self.begun, self.held = deque(), {}
+
+    def needs(self, i): return any(i - start in self.offsets for start in self.begun)
+    def ends(self, n): return self.begun and n - self.begun[0] == self.clip.span
+
+    def hold(self, i, picture):
+        self.held[i] = frame = resize_frame(picture, self.short_side)
+        if frame.shape != next(iter(self.held.values())).shape:
+            why = f'frame {i} has another size than the frames before it'
+            raise VideoError(self.video, why)
+
+    def pair(self, start, n):
+        "The clip pair (2,t,h,w,3) that starts there, when n frames were shown."
+        indices = self.clip.frames(start, n)
+        frames = np.stack([self.held[i] for i in indices.ravel()])
+        return torch.from_numpy(frames).unflatten(0, indices.shape)
+
+    def drop(self):
+        "Forget what no clip pair needs any more."
+        first = self.begun[0] if self.begun else math.inf
+        self.held = {i: frame for i, frame in self.held.items() if i >= first}
+
 class _ClipStream(IterableDataset):
-    "Clip pairs every so many seconds, a few at a time, as a video is read from front to back; at the end when they were, and how long it is."
+    """Clip pairs every so many seconds, a few at a time, as a video is read from front to back;
+    at the end when they were, and how long it is."""
     def __init__(self, video, short_side, clip, every, fps, size=4):
-        self.video, self.short_side, self.clip, self.every, self.fps, self.size = video, short_side, clip, every, fps, size
+        self.video, self.short_side, self.clip = video, short_side, clip
+        self.every, self.fps, self.size = every, fps, size
 
     def __iter__(self):
         try: yield from self._items(_Clock(self.fps or _frame_rate(self.video)))
         except VideoError as e: yield e
 
     def _items(self, clock):
-        span, starts, begun, held, pairs, n, last, damage = self.clip.span, [], deque(), {}, [], 0, 0, []
-        offsets = set(self.clip.frames(0, span).ravel().tolist())
-        def pair(start): return torch.from_numpy(np.stack([held[i] for i in self.clip.frames(start, n).ravel()])).unflatten(0, (2, -1))
-        def hold(i, picture):
-            held[i] = resize_frame(picture, self.short_side)
-            if held[i].shape != next(iter(held.values())).shape: raise VideoError(self.video, f'frame {i} has another size than the frames before it')
+        window = _Window(self.video, self.clip, self.short_side)
+        starts, pairs, damage = [], [], []
+        n = last = 0
         for n, (time, picture) in enumerate(_pictures(self.video, damage), 1):
             clock.add(None if self.fps else time)
-            if n == 1 or clock.passed(last, self.every): begun.append(last := n-1)
-            if any(n-1-start in offsets for start in begun): hold(n-1, picture())
-            if begun and n - begun[0] == span:
-                starts.append(begun.popleft())
-                pairs.append(pair(starts[-1]))
-                held = {i: f for i, f in held.items() if begun and i >= begun[0]}
-            if len(pairs) == self.size: yield {'pairs': torch.stack(pairs)}; pairs = []
+            if n == 1 or clock.passed(last, self.every):
+                last = n - 1
+                window.begun.append(last)
+            if window.needs(n-1): window.hold(n-1, picture())
+            if window.ends(n):
+                starts.append(window.begun.popleft())
+                pairs.append(window.pair(starts[-1], n))
+                window.drop()
+            if len(pairs) == self.size:
+                yield {'pairs': torch.stack(pairs)}
+                pairs = []
         if n == 0: raise VideoError(self.video, 'no frame can be decoded')
-        if n < span:                                        # too short: its last frame is repeated
-            hold(n-1, picture())
+        if n < self.clip.span:                  # too short: its last frame is repeated
+            window.hold(n-1, picture())
             starts.append(0)
-            pairs.append(pair(0))
+            pairs.append(window.pair(0, n))
         if pairs: yield {'pairs': torch.stack(pairs)}
-        middles = np.interp([start + (min(n, span) - 1)/2 for start in starts], range(n), [clock.at(i) for i in range(n)])/clock.rate
-        yield {'seconds': torch.from_numpy(middles), 'n_frames': n, 'fps': clock.fps(), 'damage': ''.join(damage)}
+        yield {
+            'seconds': self._middles(starts, n, clock),
+            'n_frames': n,
+            'fps': clock.fps(),
+            'damage': ''.join(damage),
+        }
+
+    def _middles(self, starts, n, clock):
+        "Seconds from the first of n frames to the middle of each clip pair."
+        half = (min(n, self.clip.span) - 1)/2
+        middles = [start + half for start in starts]
+        times = [clock.at(i) for i in range(n)]
+        return torch.from_numpy(np.interp(middles, range(n), times)/clock.rate)
 
 # %% ../nbs/practice/33_inference.ipynb #cbf971e3
 @dataclass(frozen=True)
@@ -668,19 +865,29 @@ class Timeline:
     duration:float # length of the video, seconds
     damage:str = '' # why decoding ended before the end of the file; empty when it did not
 
-    def table(self) -> 'pd.DataFrame': # a row for each moment: seconds, then a column for each class
+    def table(self) -> 'pd.DataFrame': # a row for each moment: seconds, then the classes
         "The probabilities as a table."
         import pandas as pd
         seconds = pd.Index(self.seconds.numpy(), name='seconds')
-        return pd.DataFrame(self.probs.numpy(), seconds, list(self.classes)).reset_index(allow_duplicates=True)
+        table = pd.DataFrame(self.probs.numpy(), seconds, list(self.classes))
+        return table.reset_index(allow_duplicates=True)
 
-    def segments(self) -> list[dict]: # start and end in seconds, label, prob: its mean over the segment
+    def segments(self) -> list[dict]: # start and end in seconds, label, prob: its mean there
         "Stretches with one most probable class; they meet halfway between two moments."
-        winner, s = self.probs.argmax(-1).tolist(), self.seconds.tolist()
-        first = [i for i in range(len(s)) if i == 0 or winner[i] != winner[i-1]]
-        cuts = [0., *((s[i-1] + s[i])/2 for i in first[1:]), self.duration]
-        return [{'start': round(cuts[j], 3), 'end': round(cuts[j+1], 3), 'label': self.classes[winner[i]], 'prob': self.probs[i:last, winner[i]].mean().item()}
-                for j, (i, last) in enumerate(zip(first, [*first[1:], len(s)], strict=True))]
+        winners, s = self.probs.argmax(-1).tolist(), self.seconds.tolist()
+        segments, first, start = [], 0, 0.
+        for i in range(1, len(s) + 1):
+            winner, at_end = winners[first], i == len(s)
+            if not at_end and winners[i] == winner: continue
+            end = self.duration if at_end else (s[i-1] + s[i])/2
+            segments.append({
+                'start': round(start, 3),
+                'end': round(end, 3),
+                'label': self.classes[winner],
+                'prob': self.probs[first:i, winner].mean().item(),
+            })
+            first, start = i, end
+        return segments
 
     def plot(self,
         top:int=5, # how many classes to draw, those with the highest mean
@@ -689,8 +896,11 @@ class Timeline:
         from matplotlib.figure import Figure
         figure = Figure(figsize=(8, 3), layout='constrained')
         axes = figure.subplots()
-        for c in self.probs.mean(0).argsort(descending=True)[:top].tolist(): axes.plot(self.seconds, self.probs[:, c], '.-', label=self.classes[c])
-        axes.set(xlabel='seconds', ylabel='probability', xlim=(0, self.duration), ylim=(0, 1))
+        leading = self.probs.mean(0).argsort(descending=True)[:top]
+        for c in leading.tolist():
+            axes.plot(self.seconds, self.probs[:, c], '.-', label=self.classes[c])
+        axes.set(xlabel='seconds', xlim=(0, self.duration))
+        axes.set(ylabel='probability', ylim=(0, 1))
         axes.legend(loc='upper right', fontsize='small')
         return figure
 
@@ -699,34 +909,55 @@ class Timeline:
     ) -> None:
         "Write timeline.csv, segments.json and timeline.png."
         folder = Path(folder)
-        with atomic(folder/'timeline.csv') as part: self.table().to_csv(part, index=False, float_format='%.6g')
-        with atomic(folder/'segments.json') as part: part.write_text(json.dumps(self.segments(), indent=1) + '\n', encoding='utf-8')
-        with atomic(folder/'timeline.png') as part: self.plot().savefig(part, dpi=160)
+        with atomic(folder/'timeline.csv') as part:
+            self.table().to_csv(part, index=False, float_format='%.6g')
+        with atomic(folder/'segments.json') as part:
+            text = json.dumps(self.segments(), indent=1) + '\n'
+            part.write_text(text, encoding='utf-8')
+        with atomic(folder/'timeline.png') as part:
+            self.plot().savefig(part, dpi=160)
 
 # %% ../nbs/practice/33_inference.ipynb #9fad46ca
+def _averaged(probs, seconds, half):
+    "Means of the rows that are at most `half` seconds away from each."
+    first = torch.searchsorted(seconds, seconds - half).tolist()
+    last = torch.searchsorted(seconds, seconds + half, right=True).tolist()
+    means = [probs[i:j].mean(0) for i, j in zip(first, last, strict=True)]
+    return torch.stack(means)
+
 def timeline(
     recognizer:Recognizer, # network and class names
-    video:str|Path|np.ndarray|Tensor, # path of a video file or of a folder of frames, or frames uint8 (t,h,w,3)
+    video:str|Path|np.ndarray|Tensor, # file, folder of frames, or uint8 (t,h,w,3) in RGB
     every:float=1., # seconds from one clip pair to the next, to the nearest frame
-    window:float=0., # seconds over which probabilities are averaged: of moments at most half of them away, in whole frames; 0: each moment alone
-    views:Sequence[int]|None=None, # numbers of the views to look at, (4,) is the centre; None: all 18
-    fps:float|None=None, # frames per second; None: the times that a file's frames have, 25 for frames without
+    window:float=0., # seconds to average over, in whole frames; 0: each moment alone
+    views:Sequence[int]|None=None, # numbers of views, (4,) is the centre; None: all 18
+    fps:float|None=None, # frames per second; None: a file's times, 25 for frames without
     timeout:float=60., # seconds to wait for the next few clip pairs of a file
     progress:bool=False, # show a progress bar, on a terminal
 ) -> Timeline: # probabilities over time
-    "Recognize a video moment by moment, reading it once. Raises `VideoError` for an unreadable file, `ValueError` for times that are impossible or not finite."
-    if not 0 < every < math.inf or not 0 <= window < math.inf or not (fps is None or 0 < fps < math.inf): raise ValueError(f'every and fps must be positive, window not negative, and all of them finite; got {every}, {fps} and {window}')
-    config, end, on_disk = recognizer.model.config, {}, isinstance(video, str | Path)
-    stream = _ClipStream(video if on_disk else _Frames(video, None).frames.numpy(), config.short_side, config.clip, every, fps)
+    """Recognize a video moment by moment, reading it once.
+
+    A window averages moments at most half of it away. Raises `VideoError` for an unreadable
+    file, `ValueError` for times that are impossible or not finite."""
+    possible = 0 < every < math.inf and 0 <= window < math.inf
+    if not possible or not (fps is None or 0 < fps < math.inf):
+        raise ValueError('every and fps must be positive, window not negative, and all of them '
+                         f'finite; got {every}, {fps} and {window}')
+    config, on_disk = recognizer.model.config, isinstance(video, str | Path)
+    source = video if on_disk else _Frames(video, None).frames.numpy()
+    stream = _ClipStream(source, config.short_side, config.clip, every, fps)
+    end = {}
     def chunks():
         for item in _watched(stream, int(on_disk), timeout, lambda n: video):
             if 'pairs' in item: yield item['pairs']
             else: end.update(item)
-    scored = tqdm(_score_chunks(recognizer.model, chunks(), views=views), 'recognizing', unit='4 clip pairs', disable=None if progress else True, leave=False)
-    probs = torch.cat([fuse_sci(p[:, None]) for p in scored])                     # Eq. 6; the maximum of Eq. 7 is over one
+
+    scored = _score_chunks(recognizer.model, chunks(), views=views)
+    scored = _bar(scored, 'recognizing', None, '4 clip pairs', progress)
+    # Eq. 6; the maximum of Eq. 7 is over one
+    probs = torch.cat([fuse_sci(p[:, None]) for p in scored])
     probs = probs/probs.sum(-1, keepdim=True)
     seconds, rate = end['seconds'], end['fps']
-    half = round(window*rate)/(2*rate) + 1e-6                                     # a microsecond, lest rounding leaves out the last
-    first, last = torch.searchsorted(seconds, seconds - half).tolist(), torch.searchsorted(seconds, seconds + half, right=True).tolist()
-    probs = torch.stack([probs[i:j].mean(0) for i, j in zip(first, last, strict=True)])
+    half = round(window*rate)/(2*rate) + 1e-6               # a microsecond against rounding
+    probs = _averaged(probs, seconds, half)
     return Timeline(recognizer.classes, seconds, probs, end['n_frames']/rate, end['damage'])

@@ -1,6 +1,8 @@
-"What no cell can check about recognition: a run that is killed and goes on, and memory that grows neither with a video nor with its clip pairs."
+"""What no cell shows about recognition: all that is refused, readers that hang or die, a run
+that is killed and goes on, and memory that grows neither with a video nor with its clip pairs."""
 import csv
 import json
+import math
 import os
 import re
 import signal
@@ -8,16 +10,207 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 import fstcn.inference
-from fstcn.inference import Recognizer, predict_many
 from fstcn.checkpoint import save_checkpoint
+from fstcn.datasets import Video
+from fstcn.inference import FrameFolder, Recognizer, predict_many, score_videos, timeline
+from fstcn.inference import view_probabilities
+from fstcn.loading import VideoReader
 from fstcn.model import FstCN, FstCNConfig
-from fstcn.video import write_video
+from fstcn.video import Guard, VideoError, write_video
+
+CLASSES = ('bend', 'clap', 'run', 'walk')
+CONFIG = FstCNConfig.small(4, crop_size=76, short_side=80)
+
+
+def network(seed=0, **changes):
+    torch.manual_seed(seed)
+    return FstCN(replace(CONFIG, **changes)).eval()
+
+
+def recognizer(model=None, classes=CLASSES, **kwargs):
+    return Recognizer(model or network(), classes, device='cpu', **kwargs)
+
+
+@pytest.fixture(scope='module')
+def frames():
+    return np.random.default_rng(0).integers(0, 256, (45, 90, 120, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def folder(frames, tmp_path_factory):
+    "A video, a folder of frames, and what only looks like one of them."
+    folder = tmp_path_factory.mktemp('recognition')
+    write_video(folder/'some.avi', frames)
+    (folder/'not.avi').write_text('no video')
+    for name in ('frames', 'empty', 'odd', 'torn', 'linked'): (folder/name).mkdir()
+    for i in range(4): cv2.imwrite(str(folder/'frames'/f'{i}.png'), frames[i])
+    for name in ('odd', 'torn'): cv2.imwrite(str(folder/name/'0.png'), frames[0])
+    cv2.imwrite(str(folder/'odd'/'1.jpg'), frames[0][:80])
+    (folder/'torn'/'1.jpg').write_bytes(b'')
+    (folder/'linked'/'0.png').symlink_to('gone.png')
+    return folder
+
+
+def test_no_clip_pairs():
+    none = torch.empty(0, 2, 5, 80, 96, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match='no clip pairs'): view_probabilities(network(), none)
+
+
+def test_no_recognizer(frames):
+    with pytest.raises(ValueError, match='top_k'): recognizer().predict(frames, top_k=0)
+    with pytest.raises(ValueError, match='2 class names for 4 classes'):
+        recognizer(classes=('a', 'b'))
+    with pytest.raises(ValueError, match="device 'gpu'"):
+        Recognizer(network(), CLASSES, device='gpu')
+
+
+@pytest.mark.parametrize(('video', 'name', 'why'), [
+    ('not.avi', 'not.avi', 'cannot be opened'),
+    ('empty', 'empty', 'without frames'),
+    ('odd', '1.jpg', 'another size'),
+    ('torn', '1.jpg', 'not a readable image'),
+    ('linked', '0.png', 'cannot be read (No such file'),
+])
+def test_unreadable(folder, video, name, why):
+    with pytest.raises(VideoError) as refused: recognizer().predict(folder/video)
+    assert refused.value.path.name == name
+    assert why in refused.value.reason
+
+
+def test_folder_that_is_not_there(folder):
+    why = r'nope: cannot be read as a folder of frames \(No such file'
+    with pytest.raises(VideoError, match=why): FrameFolder().n_frames(folder/'nope')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs an image that never ends')
+def test_image_that_never_ends(folder, tmp_path):
+    (tmp_path/'hangs').mkdir()
+    os.mkfifo(tmp_path/'hangs'/'0.png')
+    with Guard(60) as guard:
+        guarded = FrameFolder(80, guard).read_frames(folder/'frames', [3, 1])
+        alone = FrameFolder(80).read_frames(folder/'frames', [3, 1])
+        assert torch.equal(guarded, alone)
+        guard.timeout = 2                               # its child has imported everything by now
+        with pytest.raises(VideoError, match='did not end within 2 s'):
+            recognizer(guard=guard).predict(tmp_path/'hangs')
+
+
+def test_results_of_others_are_refused(folder, tmp_path):
+    "Other weights, classes, configuration or settings; the file stays as it is, torn lines too."
+    many, videos = tmp_path/'many.jsonl', [folder/'some.avi']
+    predict_many(recognizer(n_clips=5), videos, many, top_k=2)
+    before = many.read_text() + '{"video": "torn'
+    many.write_text(before)
+    sampled = network(dt=8)
+    sampled.load_state_dict(network().state_dict())
+    others = {
+        'weights': recognizer(network(seed=1), n_clips=5),
+        'classes': recognizer(classes=('bend', 'clap', 'walk', 'run'), n_clips=5),
+        'configuration': recognizer(sampled, n_clips=5),
+        'clip pairs': recognizer(n_clips=4),
+        'fusion': recognizer(n_clips=5, fusion='average'),
+    }
+    for name, other in others.items():
+        with pytest.raises(ValueError, match='results of another network or other') as refused:
+            predict_many(other, videos, many, top_k=2)
+        assert str(refused.value).startswith(f'{many}: holds results'), name
+        assert many.read_text() == before, name
+    with pytest.raises(ValueError, match='results of another network or other settings'):
+        predict_many(recognizer(n_clips=5), videos, many, top_k=3)
+    assert many.read_text() == before
+
+
+@pytest.mark.parametrize(('text', 'why'), [
+    ('[1]\n', 'something else'),
+    ('a line of my own\n', 'something else'),
+    ('a line of my own', 'something else'),
+    ('7', 'something else'),
+    ('{"a": 1}\n', 'something else'),
+    ('\xff\n', 'something else'),
+    ('video,error,label1\na.avi,,walk\n', 'something else'),
+    ('{"video": "a.avi", "labels": ["walk"], "probs": [1], "error": null}\n', 'it does not say'),
+])
+def test_no_results(folder, tmp_path, text, why):
+    "A file of something else, or of results that name no network, is refused and kept."
+    notes = tmp_path/'notes.jsonl'
+    notes.write_text(text, encoding='latin-1')
+    with pytest.raises(ValueError, match=why):
+        predict_many(recognizer(), [folder/'some.avi'], notes)
+    assert notes.read_text(encoding='latin-1') == text
+
+
+@pytest.mark.parametrize('name', ['some.avi', 'many.csv'])
+def test_results_are_lines(folder, name):
+    with pytest.raises(ValueError, match=f'{name}: results go to a file that ends in .jsonl'):
+        predict_many(recognizer(), [folder/'some.avi'], folder/name)
+
+
+class Hanging(VideoReader):
+    def read_frames(self, path, indices): time.sleep(60)
+
+
+class Deadly(VideoReader):
+    def read_frames(self, path, indices): os._exit(1)
+
+
+class Broken(VideoReader):
+    def read_frames(self, path, indices):
+        raise RuntimeError('it timed out, and exited unexpectedly')
+
+
+def scored(path, *args, **kwargs):
+    return score_videos(recognizer(), [Video(path, 0)], *args, progress=False, **kwargs)
+
+
+def test_no_videos():
+    with pytest.raises(ValueError, match='no videos'): score_videos(recognizer(), [])
+
+
+def test_reader_that_hangs(folder):
+    with pytest.raises(VideoError, match='some.avi: reading it did not end within 1 s'):
+        scored(folder/'some.avi', Hanging(), workers=1, timeout=1)
+
+
+def test_reader_that_dies(folder):
+    with pytest.raises(VideoError, match='some.avi: reading it killed'):
+        scored(folder/'some.avi', Deadly(), workers=1)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_error_is_no_verdict(folder, workers):
+    "Whatever its words are."
+    with pytest.raises(RuntimeError, match='it timed out'):
+        scored(folder/'some.avi', Broken(), workers=workers, timeout=60)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_unreadable_video_ends_scoring(folder, workers):
+    with pytest.raises(VideoError, match='not.avi'): scored(folder/'not.avi', workers=workers)
+
+
+@pytest.mark.parametrize(('video', 'why'), [
+    ('not.avi', 'cannot be opened'),
+    ('empty', 'without frames'),
+    ('torn', 'not a readable image'),
+    ('odd', 'another size'),
+])
+def test_no_timeline(folder, video, why):
+    with pytest.raises(VideoError, match=why): timeline(recognizer(), folder/video)
+
+
+@pytest.mark.parametrize('wrong', [
+    {'every': 0}, {'every': math.inf}, {'every': math.nan}, {'window': math.inf}, {'fps': math.inf},
+], ids=str)
+def test_impossible_times(frames, wrong):
+    with pytest.raises(ValueError, match='positive'): timeline(recognizer(), frames, **wrong)
 
 
 def checkpoint(folder, **kwargs):
@@ -33,13 +226,22 @@ import fstcn.inference
 from fstcn.inference import Recognizer, predict_many
 if __name__ == '__main__':
     folder = Path(sys.argv[1])
-    predict_many(Recognizer.load(folder/'net.safetensors', 'cpu', n_clips=2), sorted(folder.glob('*.avi')), folder/'killed.jsonl', workers=1)
+    recognizer = Recognizer.load(folder/'net.safetensors', 'cpu', n_clips=2)
+    videos = sorted(folder.glob('*.avi'))
+    predict_many(recognizer, videos, folder/'killed.jsonl', workers=1)
 '''
+
+
+def by_video(path):
+    "The rows of a file of results in the order of its videos."
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return sorted(rows, key=lambda row: row['video'])
 
 
 def test_killed_and_resumed(tmp_path):
     rng = np.random.default_rng(0)
-    for i in range(12): write_video(tmp_path/f'{i:02}.avi', rng.integers(0, 256, (40, 80, 90, 3), dtype=np.uint8))
+    for i in range(12):
+        write_video(tmp_path/f'{i:02}.avi', rng.integers(0, 256, (40, 80, 90, 3), dtype=np.uint8))
     (tmp_path/'05.avi').write_bytes(b'no video')
     checkpoint(tmp_path, short_side=80)
     (tmp_path/'many.py').write_text(MANY)
@@ -52,14 +254,19 @@ def test_killed_and_resumed(tmp_path):
     process.wait()
     lines = out.read_text().splitlines()
     assert 3 <= len(lines) < 12, 'the run was over before it was killed'
-    recognizer, videos = Recognizer.load(tmp_path/'net.safetensors', 'cpu', n_clips=2), sorted(tmp_path.glob('*.avi'))
+    recognizer = Recognizer.load(tmp_path/'net.safetensors', 'cpu', n_clips=2)
+    videos = sorted(tmp_path.glob('*.avi'))
     done = predict_many(recognizer, videos, out)
-    assert sorted(done) == [str(v) for v in videos] and [v[-6:] for v, o in done.items() if o.error] == ['05.avi']       # wherever its line is: unreadable videos are tried again
+    assert sorted(done) == [str(video) for video in videos]
+    unreadable = [video[-6:] for video, outcome in done.items() if outcome.error]
+    assert unreadable == ['05.avi']                     # wherever its line is: it is tried again
     whole = out.read_text().splitlines()
     assert whole[:3] == lines[:3] and len(whole) == 12
-    predict_many(recognizer, videos, tmp_path/'at_once.jsonl')
-    for a, b in zip(*(sorted(map(json.loads, f.read_text().splitlines()), key=lambda r: r['video']) for f in (out, tmp_path/'at_once.jsonl')), strict=True):
-        assert a['video'] == b['video'] and a['labels'] == b['labels'] and a['probs'] == pytest.approx(b['probs'], abs=1e-6)
+    at_once = tmp_path/'at_once.jsonl'
+    predict_many(recognizer, videos, at_once)
+    for a, b in zip(by_video(out), by_video(at_once), strict=True):
+        assert a['video'] == b['video'] and a['labels'] == b['labels']
+        assert a['probs'] == pytest.approx(b['probs'], abs=1e-6)
 
 
 def test_results_become_a_table(tmp_path):
@@ -70,7 +277,8 @@ def test_results_become_a_table(tmp_path):
     ]
     (tmp_path/'many.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in results))
     recognizer = Recognizer.load(checkpoint(tmp_path, short_side=80), 'cpu')
-    with pytest.raises(ValueError, match='ends in .jsonl') as refused: predict_many(recognizer, [], tmp_path/'many.csv')
+    with pytest.raises(ValueError, match='ends in .jsonl') as refused:
+        predict_many(recognizer, [], tmp_path/'many.csv')
     code = re.search('python -c "(.*)"', str(refused.value))[1]
     subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True, timeout=120)
     with open(tmp_path/'many.csv', newline='') as file: rows = list(csv.DictReader(file))
@@ -91,7 +299,8 @@ class Brightness(torch.nn.Module):
 
 
 def test_predict_holds_a_few_clip_pairs(monkeypatch):
-    "Of seven chunks of clip pairs three are held: the first, whose size says where the views are, the one before, and the next."
+    """Of seven chunks of clip pairs three are held: the first, whose size says where the views
+    are, the one before, and the next."""
     chunks, held = [], []
     read = fstcn.inference.clip_pair_chunks
 
@@ -118,14 +327,16 @@ if __name__ == '__main__':
 
 
 def test_timeline_holds_a_window(tmp_path):
-    "Of 1500 frames of 240 x 320 the 600 that are looked at take 138 MB; ten times as long a video takes no more memory."
+    """Of 1500 frames of 240 x 320 the 600 that are looked at take 138 MB; ten times as long a
+    video takes no more memory."""
     net = checkpoint(tmp_path, short_side=240)
     (tmp_path/'peak.py').write_text(PEAK)
     picture = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     found = {}
     for n in (150, 1500):
         write_video(tmp_path/f'{n}.avi', (np.roll(picture, 3*i, 1) for i in range(n)))
-        run = subprocess.run([sys.executable, tmp_path/'peak.py', net, tmp_path/f'{n}.avi'], capture_output=True, text=True, timeout=300)
+        command = [sys.executable, tmp_path/'peak.py', net, tmp_path/f'{n}.avi']
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert run.returncode == 0, run.stderr
         moments, kilobytes = map(int, run.stdout.split())
         assert moments == (n - 30)//5 + 1
