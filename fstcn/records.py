@@ -27,31 +27,47 @@ from .files import atomic
 # %% ../nbs/practice/38_records.ipynb #982efc14
 def environment(
     device:str|torch.device='cpu', # where the network ran
-) -> dict: # versions, commit (None outside a checkout; marked if files were changed), device, its type ('cpu' or 'cuda'), date
+) -> dict: # versions, commit, device, device_type ('cpu' or 'cuda'), date
     "Everything about the machine and the software that a result may depend on."
     versions = {'python': platform.python_version()}
     for name in ('fstcn', 'torch', 'torchvision', 'av', 'decord', 'numpy'):
         try: versions[name] = version(name)
         except PackageNotFoundError: versions[name] = None
     kind = torch.device(device).type
-    name = f'{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads'
-    if kind == 'cuda': name = torch.cuda.get_device_name(device)
-    return {'versions': versions, 'commit': _commit(), 'device': name, 'device_type': kind, 'date': datetime.now(UTC).strftime('%Y-%m-%d')}
+    if kind == 'cuda':
+        name = torch.cuda.get_device_name(device)
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        name = f'{platform.machine()} CPU ({capability}), {torch.get_num_threads()} threads'
+    return {
+        'versions': versions,
+        'commit': _commit(),
+        'device': name,
+        'device_type': kind,
+        'date': datetime.now(UTC).strftime('%Y-%m-%d'),
+    }
+
+def _git(*arguments):
+    here = Path(__file__).parent
+    return subprocess.run(['git', *arguments], cwd=here, capture_output=True, text=True)
 
 def _commit():
     "Commit of the checkout this file is in; None where there is none, or no git."
-    here = Path(__file__).parent
-    try: out = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*'], cwd=here, capture_output=True, text=True)
-    except FileNotFoundError: return None
-    tracked = subprocess.run(['git', 'ls-files', '--error-unmatch', Path(__file__).name], cwd=here, capture_output=True) if out.returncode == 0 else out
-    return out.stdout.strip() if tracked.returncode == 0 else None
+    try:
+        described = _git('describe', '--always', '--dirty', '--abbrev=12', '--exclude=*')
+    except FileNotFoundError:
+        return None
+    if described.returncode != 0: return None
+    tracked = _git('ls-files', '--error-unmatch', Path(__file__).name)
+    return described.stdout.strip() if tracked.returncode == 0 else None
 
 # %% ../nbs/practice/38_records.ipynb #61f0b742
-RECORDS = 'records.jsonl'                                # the table of what was trained, in a folder of results
+RECORDS = 'records.jsonl'    # the table of what was trained, in a folder of results
 
 def _tidy(x):
     "Floats to six digits, None where there is no number; sequences as lists."
-    if isinstance(x, float): return float(f'{x:.6g}') if math.isfinite(x) else None
+    if isinstance(x, float):
+        return float(f'{x:.6g}') if math.isfinite(x) else None
     if isinstance(x, dict): return {k: _tidy(v) for k, v in x.items()}
     return [_tidy(v) for v in x] if isinstance(x, list | tuple) else x
 
@@ -61,10 +77,13 @@ def read_lines(
     "Read a table. Raises `ValueError` for a line that is no record."
     records = []
     if not Path(path).exists(): return records
-    for number, line in enumerate(Path(path).read_text(encoding='utf-8').splitlines(), 1):
-        try: records.append(dict(json.loads(line)))
+    lines = Path(path).read_text(encoding='utf-8').splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(dict(json.loads(line)))
         except (ValueError, TypeError):
-            raise ValueError(f'{path}, line {number}: not a record; repair it, or name another file') from None
+            at = f'{path}, line {number}'
+            raise ValueError(f'{at}: not a record; repair it, or name another file') from None
     return records
 
 def write_lines(
@@ -81,73 +100,109 @@ def replace_lines(
     old:Callable[[dict],bool], # which of its records are taken out
     new:Sequence[dict], # what is added
 ) -> None:
-    "Change a table that other processes may be changing, too. Raises `ValueError` for a file that is none."
+    """Change a table that other processes may be changing, too.
+    Raises `ValueError` for a file that is none."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f'{path}.lock'): write_lines(path, [r for r in read_lines(path) if not old(r)] + [*new])
+    with FileLock(f'{path}.lock'):
+        kept = [r for r in read_lines(path) if not old(r)]
+        write_lines(path, [*kept, *new])
 
 def write_record(
     path:str|Path, # the table
     record:dict, # what to add
-    key:Sequence[str]=('kind', 'job'), # fields that say what it is a record of; one with the same values is replaced
+    key:Sequence[str]=('kind', 'job'), # fields that say what it is a record of
 ) -> None:
-    "Add a record to a table. Raises `ValueError` for a file that is none."
+    """Add a record to a table; it takes the place of one with the same key.
+    Raises `ValueError` for a file that is none."""
     record = _tidy(record)
-    replace_lines(path, lambda r: all(r.get(k) == record.get(k) for k in key), [record])
+
+    def alike(other):
+        return all(other.get(k) == record.get(k) for k in key)
+    replace_lines(path, alike, [record])
 
 # %% ../nbs/practice/38_records.ipynb #2d767d8c
 _JOB = 'data', 'network', 'split', 'seed', 'size', 'series'
-_FIGURES = 'fusion', 'accuracy', 'videos', 'classes', 'epochs', 'training_accuracy', 'parameters', 'minutes', 'record'
+_FIGURES = (
+    'fusion', 'accuracy', 'videos', 'classes', 'epochs',
+    'training_accuracy', 'parameters', 'minutes', 'record',
+)
 
 def _by_fusion(record):
     "The rows of a network: one for each way of fusion."
-    accuracy = record['accuracy'] | ({'clip': record['clip_accuracy']} if 'clip_accuracy' in record else {})
-    row = record['job'] | {'videos': record['data']['test'], 'classes': record['data']['classes']}
-    row |= {'epochs': record.get('train', {}).get('epochs'), 'minutes': sum(record['minutes'].values())}
-    row |= {'training_accuracy': record.get('training_accuracy'), 'parameters': record['parameters']}
+    accuracy = dict(record['accuracy'])
+    if 'clip_accuracy' in record: accuracy['clip'] = record['clip_accuracy']
+    row = record['job'] | {
+        'videos': record['data']['test'],
+        'classes': record['data']['classes'],
+        'epochs': record.get('train', {}).get('epochs'),
+        'minutes': sum(record['minutes'].values()),
+        'training_accuracy': record.get('training_accuracy'),
+        'parameters': record['parameters'],
+    }
     return [row | {'fusion': f, 'accuracy': a, 'record': record} for f, a in accuracy.items()]
 
 def read_records(
     results:str|Path='results', # folder of the table
-    kind:str='network', # 'network': what was trained; 'paired', 'neighbors', 'ranks': what was measured on it
+    kind:str='network', # or what was measured on one: 'paired', 'neighbors', 'ranks'
     **job:str|int, # only records whose job says this, such as network='both'
 ) -> pd.DataFrame: # a row for each record, job first
-    """The table of what was trained and measured, sorted by job. A network has a row for each way of fusion
-    ('clip': single clip pairs, centre crop): accuracy in [0,1], counts, minutes, and the record itself.
+    """The table of what was trained and measured, sorted by job. A network has a row for each
+    way of fusion ('clip': single clip pairs, centre crop): accuracy in [0,1], counts, minutes,
+    and the record itself.
     Raises `FileNotFoundError` if there is no table, `ValueError` for what no job has."""
     path = Path(results)/RECORDS
-    if not path.exists(): raise FileNotFoundError(f'{path}: no such table; `fstcn reproduce` writes one')
-    if unknown := set(job) - set(_JOB): raise ValueError(f'a job has {", ".join(_JOB)}, not {unknown}')
+    if not path.exists():
+        raise FileNotFoundError(f'{path}: no such table; `fstcn reproduce` writes one')
+    if unknown := set(job) - set(_JOB):
+        raise ValueError(f'a job has {", ".join(_JOB)}, not {unknown}')
     rows = []
-    for r in read_lines(path):
-        if r['kind'] != kind or not job.items() <= r['job'].items(): continue
-        rows += _by_fusion(r) if kind == 'network' else [r['job'] | {k: v for k, v in r.items() if k not in ('kind', 'job')}]
+    for record in read_lines(path):
+        if record['kind'] != kind or not job.items() <= record['job'].items(): continue
+        if kind == 'network':
+            rows += _by_fusion(record)
+            continue
+        row = record['job'] | record
+        del row['kind'], row['job']
+        rows.append(row)
     table = pd.DataFrame(rows, columns=None if rows else [*_JOB, *_FIGURES])
-    return table.sort_values(['series', 'data', 'network', 'split', 'seed'], kind='stable', ignore_index=True)
+    by = ['series', 'data', 'network', 'split', 'seed']
+    return table.sort_values(by, kind='stable', ignore_index=True)
 
 # %% ../nbs/practice/38_records.ipynb #2d767d8d
 def equal_seeds(
     records:pd.DataFrame, # rows of one network and fusion
-) -> tuple[pd.DataFrame,str]: # those of the seeds that have the most splits, the same ones; which others were left out, '' for none
-    "Rows that may be averaged: a seed of one split says something else than a seed of three."
+) -> tuple[pd.DataFrame,str]: # rows to average; which seeds were left out, '' for none
+    """Rows that may be averaged: a seed of one split says something else than a seed of three.
+    Kept are the seeds that have the most splits, the same ones."""
     splits = {seed: tuple(sorted(rows.split)) for seed, rows in records.groupby('seed')}
     counts = Counter(splits.values())
     most = max(counts, key=lambda s: (len(s), counts[s]), default=())
-    others = [f'seed {seed}, of {"split" if len(s) == 1 else "splits"} {", ".join(map(str, s))}' for seed, s in splits.items() if s != most]
-    return records[records.seed.isin([seed for seed, s in splits.items() if s == most])], '; '.join(others)
+    kept, others = [], []
+    for seed, of in splits.items():
+        if of == most:
+            kept.append(seed)
+            continue
+        word = 'split' if len(of) == 1 else 'splits'
+        others.append(f'seed {seed}, of {word} {", ".join(map(str, of))}')
+    return records[records.seed.isin(kept)], '; '.join(others)
 
 def mean_and_std(
     values:pd.Series, # one figure per seed, shares in [0,1]
 ) -> str: # such as '93.1 ± 0.8 %'
     "Mean and standard deviation (of the sample) over seeds, in percent."
-    return f'{100*values.mean():.1f} ± {100*values.std(ddof=1):.1f} %' if len(values) > 1 else f'{100*values.mean():.1f} %'
+    mean = f'{100*values.mean():.1f}'
+    if len(values) < 2: return f'{mean} %'
+    return f'{mean} ± {100*values.std(ddof=1):.1f} %'
 
 def mean_difference(
-    values:Sequence[float], # one figure per seed (or fold) of one network, shares in [0,1]; two or more
+    values:Sequence[float], # of one network, per seed (or fold), shares in [0,1]; two or more
     others:Sequence[float], # the same of another
-    paired:bool=False, # whether figures of the same place belong together: one network read in two ways, or two on the same fold
+    paired:bool=False, # figures of the same place belong together: of one seed or fold
 ) -> str: # such as '+9.3 points (+7.1 to +11.5)'
-    "Difference of two means in percentage points, with its 95 % interval over seeds: of the paired t test, or Welch's (the spreads may differ)."
+    """Difference of two means in percentage points, with its 95 % interval over seeds:
+    of the paired t test, or Welch's (the spreads may differ)."""
     mean = 100*(sum(values)/len(values) - sum(others)/len(others))
-    test = ttest_rel(values, others) if paired else ttest_ind(values, others, equal_var=False)
+    if paired: test = ttest_rel(values, others)
+    else: test = ttest_ind(values, others, equal_var=False)
     low, high = (100*v for v in test.confidence_interval())
     return f'{mean:+.1f} points ({low:+.1f} to {high:+.1f})'

@@ -23,15 +23,23 @@ from torch import nn
 
 from .baselines import BASELINES, fuse_two_stream, network_cost
 from .datasets import DATA_KINDS, VideoSplit, checksum, load_split, ucf101
-from .experiments import accuracy_by_views, compare_weights, paired_test, run_experiment, score_together
+from fstcn.experiments import (
+    accuracy_by_views, compare_weights, paired_test, run_experiment, score_together,
+)
 from .files import file_sha256
 from .inference import Recognizer, Scores, view_probabilities
 from .checkpoint import read_tensors
 from .model import FstCN, FstCNConfig
-from .records import RECORDS, environment, equal_seeds, mean_and_std, read_lines, read_records, replace_lines, write_record
+from fstcn.records import (
+    RECORDS, environment, equal_seeds, mean_and_std, read_lines, read_records, replace_lines,
+    write_record,
+)
 from .loading import Reader, VideoReader
 from .synthetic import CLASSES, make_synthetic
-from .training import FREE, TrainConfig, default_epochs, frames_stage, initialize, make_accelerator, make_optimizer, train_step
+from fstcn.training import (
+    FREE, TrainConfig, default_epochs, frames_stage, initialize, make_accelerator, make_optimizer,
+    train_step,
+)
 from .video import FrameCache
 from .weights import fetch_weights
 
@@ -41,59 +49,91 @@ class Row:
     "One row of a table of the paper, or of the ablations."
     table:int # 1, 2 or 3; 4: what the paper only argues for
     label:str # after the paper's; the 3D CNN, R(2+1)D and table 4 are no rows of the paper
-    networks:tuple[str,...] = () # what is trained, by its name in `NETWORKS`; two streams are two; none: quoted
+    networks:tuple[str,...] = () # what is trained, by name in `NETWORKS`; none: quoted
     fusion:str = 'average' # 'single', 'average' or 'sci'; of two streams 'average' or 'svm'
     ucf101:float|None = None # the paper's figure on UCF-101, percent
     hmdb51:float|None = None # the paper's figure on HMDB-51, percent
 
-_STREAMS = ('scl', 'two-stream-temporal')               # the spatial stream is F_STCN's spatial path
+_STREAMS = ('scl', 'two-stream-temporal')    # the spatial stream is F_STCN's spatial path
 ROWS = (
-    Row(1, 'TCL (only 3 x 3 kernel)', ('tcl-3',), hmdb51=46.0), Row(1, 'TCL (only 5 x 5 kernel)', ('tcl-5',), hmdb51=47.1),
-    Row(1, 'TCL (5 x 5 kernel + 3 x 3 kernel)', ('tcl',), hmdb51=48.4), Row(1, 'optical flow stream, HMDB-51 alone [10]', ('two-stream-temporal',), hmdb51=46.6),
-    Row(1, 'optical flow stream, pre-trained on UCF-101 [10]', hmdb51=49.0), Row(1, 'optical flow stream, classes added from UCF-101 [10]', hmdb51=52.8),
+    Row(1, 'TCL (only 3 x 3 kernel)', ('tcl-3',), hmdb51=46.0),
+    Row(1, 'TCL (only 5 x 5 kernel)', ('tcl-5',), hmdb51=47.1),
+    Row(1, 'TCL (5 x 5 kernel + 3 x 3 kernel)', ('tcl',), hmdb51=48.4),
+    Row(1, 'optical flow stream, HMDB-51 alone [10]', ('two-stream-temporal',), hmdb51=46.6),
+    Row(1, 'optical flow stream, pre-trained on UCF-101 [10]', hmdb51=49.0),
+    Row(1, 'optical flow stream, classes added from UCF-101 [10]', hmdb51=52.8),
     Row(1, 'optical flow stream, multi-task learning [10]', hmdb51=55.4),
-    Row(2, 'only SCL path', ('scl',), ucf101=71.3, hmdb51=42.0), Row(2, 'only TCL path', ('tcl',), ucf101=72.6, hmdb51=45.8),
-    Row(2, 'only TCL path (SCI fusion)', ('tcl',), 'sci', 76.0, 49.3), Row(2, 'F_STCN (single randomly selected clip)', ('both',), 'single', 84.5, 54.1),
-    Row(2, 'F_STCN (averaging fusion)', ('both',), 'average', 87.9, 58.6), Row(2, 'F_STCN (SCI fusion)', ('both',), 'sci', 88.1, 59.1),
-    Row(3, 'Improved dense trajectories (IDT) [30]', ucf101=85.9, hmdb51=57.2), Row(3, 'IDT higher-dimensional encodings [23]', ucf101=87.9, hmdb51=61.1),
-    Row(3, 'Spatio-temporal HMAX network [6] [14]', hmdb51=22.8), Row(3, '"Slow fusion" spatio-temporal ConvNet [11]', ('slow-fusion',), ucf101=65.4),
-    Row(3, 'Two-stream model (averaging fusion) [10]', _STREAMS, 'average', 86.9, 58.0), Row(3, 'Two-stream model (SVM fusion) [10]', _STREAMS, 'svm', 88.0, 59.4),
-    Row(3, '3D CNN with the same layers (Eq. 1)', ('conv3d',)), Row(3, 'R(2+1)D', ('r2plus1d-5',)),
-    Row(3, 'F_STCN (averaging fusion)', ('both',), 'average', 87.9, 58.6), Row(3, 'F_STCN (SCI fusion)', ('both',), 'sci', 88.1, 59.1),
-    Row(4, 'as in the paper: P learned, stride 5, distance 9, absolute difference', ('both',)), Row(4, 'P drawn once and fixed', ('p-fixed',)),
-    Row(4, 'P the identity: no permutation', ('p-identity',)), Row(4, 'stride 1', ('stride-1',)), Row(4, 'distance 1', ('dt-1',)), Row(4, 'distance 5', ('dt-5',)),
-    Row(4, 'difference with its sign', ('signed',)))
+    Row(2, 'only SCL path', ('scl',), ucf101=71.3, hmdb51=42.0),
+    Row(2, 'only TCL path', ('tcl',), ucf101=72.6, hmdb51=45.8),
+    Row(2, 'only TCL path (SCI fusion)', ('tcl',), 'sci', 76.0, 49.3),
+    Row(2, 'F_STCN (single randomly selected clip)', ('both',), 'single', 84.5, 54.1),
+    Row(2, 'F_STCN (averaging fusion)', ('both',), 'average', 87.9, 58.6),
+    Row(2, 'F_STCN (SCI fusion)', ('both',), 'sci', 88.1, 59.1),
+    Row(3, 'Improved dense trajectories (IDT) [30]', ucf101=85.9, hmdb51=57.2),
+    Row(3, 'IDT higher-dimensional encodings [23]', ucf101=87.9, hmdb51=61.1),
+    Row(3, 'Spatio-temporal HMAX network [6] [14]', hmdb51=22.8),
+    Row(3, '"Slow fusion" spatio-temporal ConvNet [11]', ('slow-fusion',), ucf101=65.4),
+    Row(3, 'Two-stream model (averaging fusion) [10]', _STREAMS, 'average', 86.9, 58.0),
+    Row(3, 'Two-stream model (SVM fusion) [10]', _STREAMS, 'svm', 88.0, 59.4),
+    Row(3, '3D CNN with the same layers (Eq. 1)', ('conv3d',)),
+    Row(3, 'R(2+1)D', ('r2plus1d-5',)),
+    Row(3, 'F_STCN (averaging fusion)', ('both',), 'average', 87.9, 58.6),
+    Row(3, 'F_STCN (SCI fusion)', ('both',), 'sci', 88.1, 59.1),
+    Row(4, 'as in the paper: P learned, stride 5, distance 9, absolute difference', ('both',)),
+    Row(4, 'P drawn once and fixed', ('p-fixed',)),
+    Row(4, 'P the identity: no permutation', ('p-identity',)),
+    Row(4, 'stride 1', ('stride-1',)),
+    Row(4, 'distance 1', ('dt-1',)),
+    Row(4, 'distance 5', ('dt-5',)),
+    Row(4, 'difference with its sign', ('signed',)),
+)
 
 # %% ../nbs/practice/40_reproduce.ipynb #c49a6a29
-def _fstcn(**changes): return lambda n_classes, size: FstCN(getattr(FstCNConfig, size)(n_classes, **changes))
+def _fstcn(**changes):
+    def build(n_classes, size):
+        config = getattr(FstCNConfig, size)(n_classes, **changes)
+        return FstCN(config)
+    return build
 
-NETWORKS: dict[str, Callable[[int,str],nn.Module]] = {  # name -> builder(n_classes, size)
-    'both': _fstcn(), 'scl': _fstcn(path='scl'), 'tcl': _fstcn(path='tcl'),
-    'tcl-3': _fstcn(path='tcl', tcl_kernel_sizes=(3,)), 'tcl-5': _fstcn(path='tcl', tcl_kernel_sizes=(5,)),
-    'p-fixed': _fstcn(permutation='fixed'), 'p-identity': _fstcn(permutation='identity'),
-    'stride-1': _fstcn(stride=1), 'dt-1': _fstcn(dt=1), 'dt-5': _fstcn(dt=5), 'signed': _fstcn(difference='signed'),
-    **{n: build for n, build in BASELINES.items() if n != 'two-stream-spatial'}}      # which is 'scl'
+NETWORKS: dict[str, Callable[[int,str],nn.Module]] = {    # name -> builder(n_classes, size)
+    'both': _fstcn(),
+    'scl': _fstcn(path='scl'),
+    'tcl': _fstcn(path='tcl'),
+    'tcl-3': _fstcn(path='tcl', tcl_kernel_sizes=(3,)),
+    'tcl-5': _fstcn(path='tcl', tcl_kernel_sizes=(5,)),
+    'p-fixed': _fstcn(permutation='fixed'),
+    'p-identity': _fstcn(permutation='identity'),
+    'stride-1': _fstcn(stride=1),
+    'dt-1': _fstcn(dt=1),
+    'dt-5': _fstcn(dt=5),
+    'signed': _fstcn(difference='signed'),
+    **BASELINES,
+}
+del NETWORKS['two-stream-spatial']    # which is 'scl'
 
 # %% ../nbs/practice/40_reproduce.ipynb #5e8b597b
 def open_data(
-    data:str, # 'synthetic', 'ucf101', 'hmdb51', 'ut_interaction', or any other data set, by its path
-    root:str|Path|None, # where it lies; for 'synthetic' where it is written; not used for a path
-    split:int, # official split; of UT-Interaction the sequence that is left out, 1 to 20
+    data:str, # 'synthetic', 'ucf101', 'hmdb51', 'ut_interaction'; any other by its path
+    root:str|Path|None, # where it lies, 'synthetic': is written; not used for a path
+    split:int, # official split; of UT-Interaction the sequence left out, 1 to 20
 ) -> VideoSplit: # training and test videos
-    "The data of a job. Raises `DatasetError` for what cannot be read, `ValueError` if `root` is missing."
+    """The data of a job.
+    Raises `DatasetError` for what cannot be read, `ValueError` if `root` is missing."""
     official = {name: kind.read for name, kind in DATA_KINDS.items() if kind.splits > 1}
-    if data in ('synthetic', *official) and root is None: raise ValueError(f'say with root (--root) where {data} lies')
-    if data == 'synthetic': return ucf101(make_synthetic(root, CLASSES, n_groups=25, n_clips=2), split)
-    return official[data](root, split) if data in official else load_split(data, split)
+    if data != 'synthetic' and data not in official: return load_split(data, split)
+    if root is None: raise ValueError(f'say with root (--root) where {data} lies')
+    if data != 'synthetic': return official[data](root, split)
+    return ucf101(make_synthetic(root, CLASSES, n_groups=25, n_clips=2), split)
 
 def settings_for(
     split:VideoSplit, # training videos
     size:str, # 'small' or 'paper'
     seed:int, # of the job
-    epochs:int|None=None, # passes over the videos; None: as many as the recipe says
+    epochs:int|None=None, # passes over the videos; None: as the recipe says
 ) -> TrainConfig: # how every network is trained on these videos
     "One recipe for all networks, so that a comparison compares networks."
-    return (TrainConfig.small if size == 'small' else TrainConfig)(epochs=epochs or default_epochs(len(split.train), size), seed=seed)
+    recipe = TrainConfig.small if size == 'small' else TrainConfig
+    return recipe(epochs=epochs or default_epochs(len(split.train), size), seed=seed)
 
 # %% ../nbs/practice/40_reproduce.ipynb #721a3ce7
 @dataclass(frozen=True)
@@ -104,13 +144,14 @@ class Job:
     split:int # number of the split
     seed:int # of everything random
     size:str = 'small' # 'small' or 'paper'
-    series:str = 'main' # the trainings that it belongs to: those of another recipe, or made once more, have a name of their own
+    series:str = 'main' # trainings of another recipe, or made once more, are a series, too
 
     @property
     def name(self) -> str: # of its folder
         "Such as 'synthetic-small-both-split1-seed0', '-longer' behind it if that is its series."
+        network = f'{Path(self.data).name}-{self.size}-{self.network}'
         series = '' if self.series == 'main' else f'-{self.series}'
-        return f'{Path(self.data).name}-{self.size}-{self.network}-split{self.split}-seed{self.seed}{series}'
+        return f'{network}-split{self.split}-seed{self.seed}{series}'
 
     @property
     def fields(self) -> dict: # by name
@@ -118,7 +159,15 @@ class Job:
         return asdict(self) | {'data': Path(self.data).name}
 
 def _check_tables(tables):
-    if set(tables) - {1, 2, 3, 4} or not tables: raise ValueError(f'tables are 1, 2, 3, and 4 for ablations; got {list(tables)}')
+    if set(tables) - {1, 2, 3, 4} or not tables:
+        raise ValueError(f'tables are 1, 2, 3, and 4 for ablations; got {list(tables)}')
+
+def _networks_of(tables):
+    "Names of the networks of some tables, in their order."
+    names = []
+    for row in ROWS:
+        if row.table in tables: names += row.networks
+    return list(dict.fromkeys(names))
 
 def plan_jobs(
     tables:Sequence[int], # of 1, 2, 3 and 4, see Row
@@ -126,17 +175,29 @@ def plan_jobs(
     splits:Sequence[int]=(1,), # numbers of splits
     seeds:Sequence[int]=(0,), # one training each
     size:str='small', # 'small' or 'paper'
-    networks:Sequence[str]|None=None, # of those that the tables need, only these; None: all
+    networks:Sequence[str]|None=None, # only these; None: all that the tables need
     series:str='main', # see Job
 ) -> list[Job]: # seed by seed, so that every row has a first figure early
-    "What has to be trained; Table 1 is of split 1, as in the paper. Raises `ValueError` for another table, another size, a series that is no plain word, a network that the tables do not need, and if nothing is to do."
+    """What has to be trained; Table 1 is of split 1, as in the paper.
+    Raises `ValueError` for another table, another size, a series that is no plain word,
+    a network that the tables do not need, and if nothing is to do."""
     _check_tables(tables)
-    if size not in ('small', 'paper'): raise ValueError(f"size must be 'small' or 'paper', got {size!r}")
-    if not re.fullmatch(r'[\w-]+', series): raise ValueError(f'a series is named by letters, digits, - and _, not {series!r}')
-    names = dict.fromkeys(n for r in ROWS if r.table in tables for n in r.networks)
-    if wrong := set(networks or ()) - set(names): raise ValueError(f'tables {list(tables)} need {", ".join(names)}; not {", ".join(sorted(wrong))}')
-    everywhere = {n for r in ROWS if r.table in tables and r.table != 1 for n in r.networks}
-    jobs = [Job(data, n, split, seed, size, series) for seed in seeds for split in splits for n in names if (networks is None or n in networks) and (split == 1 or n in everywhere)]
+    if size not in ('small', 'paper'):
+        raise ValueError(f"size must be 'small' or 'paper', got {size!r}")
+    if not re.fullmatch(r'[\w-]+', series):
+        raise ValueError(f'a series is named by letters, digits, - and _, not {series!r}')
+    needed = _networks_of(tables)
+    wanted = needed if networks is None else networks
+    wrong = ', '.join(sorted(set(wanted) - set(needed)))
+    if wrong:
+        raise ValueError(f'tables {list(tables)} need {", ".join(needed)}; not {wrong}')
+    beyond = _networks_of(set(tables) - {1})
+    jobs = []
+    for seed in seeds:
+        for split in splits:
+            for n in needed:
+                if n not in wanted or (split != 1 and n not in beyond): continue
+                jobs.append(Job(data, n, split, seed, size, series))
     if not jobs: raise ValueError(f'Table 1 is of split 1, got splits {list(splits)}')
     return jobs
 
@@ -144,44 +205,60 @@ def plan_jobs(
 def estimate_minutes(
     job:Job, # what to do
     split:VideoSplit, # its data
-    device:str|None=None, # where to run; None: a GPU if there is one
+    device:str|None=None, # None: a GPU if there is one
     epochs:int|None=None, # see settings_for
 ) -> float: # minutes, without the reading of videos
     "Expected time of a job, by timing two steps and one test video."
     settings = settings_for(split, job.size, job.seed, epochs)
     accelerator = make_accelerator(settings, device)
-    model = NETWORKS[job.network](len(split.classes), job.size).to(accelerator.device, memory_format=torch.channels_last)
+    model = NETWORKS[job.network](len(split.classes), job.size)
+    model = model.to(accelerator.device, memory_format=torch.channels_last)
     c, b = model.config, settings.batch_size
-    part = {'pair': torch.randint(0, 256, (b, 2, c.n_frames, c.crop_size, c.crop_size, 3), dtype=torch.uint8), 'rgb_index': torch.zeros(b, dtype=torch.long), 'label': torch.zeros(b, dtype=torch.long)}
-    wrapped, optimizer, seconds = accelerator.prepare(model), make_optimizer(model, settings), []
+
+    def noise(n, height, width):
+        return torch.randint(0, 256, (n, 2, c.n_frames, height, width, 3), dtype=torch.uint8)
+    pair = noise(b, c.crop_size, c.crop_size)
+    zeros = torch.zeros(b, dtype=torch.long)
+    batch = {'pair': pair, 'rgb_index': zeros, 'label': zeros}
+    wrapped = accelerator.prepare(model)
+    optimizer = make_optimizer(model, settings)
+    seconds = []
     for _ in range(3):
         begun = time.perf_counter()
-        train_step(wrapped, [part], optimizer, accelerator, settings)
+        train_step(wrapped, [batch], optimizer, accelerator, settings)
         seconds.append(time.perf_counter() - begun)
     model = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
-    pairs = torch.randint(0, 256, (c.n_clips, 2, c.n_frames, c.short_side, c.short_side*4//3, 3), dtype=torch.uint8)
+    pairs = noise(c.n_clips, c.short_side, c.short_side*4//3)
     begun = time.perf_counter()
     view_probabilities(model, pairs)
+    a_video = time.perf_counter() - begun
     steps = settings.epochs*-(-len(split.train)//b)
-    scored = len(split.test)*(3 if job.network == 'both' else 1) + len(split.train)*(job.network in _STREAMS)          # see `run_job`: ten clip pairs are twice the work
-    return (steps*min(seconds[1:]) + scored*(time.perf_counter() - begun))/60
+    scored = len(split.test)    # see `run_job`: ten clip pairs are twice the work
+    if job.network == 'both': scored *= 3
+    if job.network in _STREAMS: scored += len(split.train)
+    return (steps*min(seconds[1:]) + scored*a_video)/60
 
 # %% ../nbs/practice/40_reproduce.ipynb #842f2805
 @cache
-def _digest(weights): return file_sha256(fetch_weights(weights))[:12]           # as `initialize` tells it
+def _digest(weights):    # as `initialize` tells it
+    return file_sha256(fetch_weights(weights))[:12]
 
 def _weights_for(job, n_classes, weights):
     "The weights that a job begins with, and its network's sizes."
     with torch.device('meta'): net = NETWORKS[job.network](n_classes, job.size)
     return weights if isinstance(net, FstCN) else None, net.config
 
+def _is_of(record, job):
+    return record['kind'] == 'network' and record['job'] == job.fields
+
 def find_record(
     job:Job, # what to do
     results:str|Path, # folder of the records
 ) -> dict|None: # its record; None: not done yet
     "What was recorded of a job."
-    found = (r for r in read_lines(Path(results)/RECORDS) if r['kind'] == 'network' and r['job'] == job.fields)
-    return next(found, None)
+    for record in read_lines(Path(results)/RECORDS):
+        if _is_of(record, job): return record
+    return None
 
 def check_record(
     record:dict, # what was recorded
@@ -191,18 +268,24 @@ def check_record(
     weights:str|Path|None=None, # see run_job
 ) -> None:
     "Raises `ValueError` if that is another training than the one that is asked for."
-    begun = (record.get('frames') or record)['weights']
     begin, config = _weights_for(job, len(split.classes), weights)
     recipe = asdict(settings_for(split, job.size, job.seed, epochs)) | asdict(config)
-    asked = json.loads(json.dumps({k: v for k, v in recipe.items() if k not in FREE}))
-    asked |= {'checksum of the videos': checksum(split), 'weights to begin with': begin and _digest(begin)}
+    recipe = {k: v for k, v in recipe.items() if k not in FREE}
+    asked = json.loads(json.dumps(recipe))    # tuples as lists
+    asked['checksum of the videos'] = checksum(split)
+    asked['weights to begin with'] = begin and _digest(begin)
+    begun = (record.get('frames') or record)['weights']
     found = record['train'] | record['config']
-    found |= {'checksum of the videos': record['data']['checksum'], 'weights to begin with': begun and begun['sha256']}
-    # what an older record does not have was not there to be set
-    differ = [f'{k} {found[k]}, asked for is {v}' for k, v in asked.items() if k in found and found[k] != v]
+    found['checksum of the videos'] = record['data']['checksum']
+    found['weights to begin with'] = begun and begun['sha256']
+    differ = []
+    for k, v in asked.items():
+        # what an older record does not have was not there to be set
+        if k in found and found[k] != v: differ.append(f'{k} {found[k]}, asked for is {v}')
     if differ:
-        raise ValueError(f'{RECORDS}: {job.name} is of another training ({"; ".join(differ)}): '
-                         'name another series (--series), or other folders (--results and --work)')
+        raise ValueError(
+            f'{RECORDS}: {job.name} is of another training ({"; ".join(differ)}): '
+            'name another series (--series), or other folders (--results and --work)')
 
 # %% ../nbs/practice/40_reproduce.ipynb #842f280b
 def check_records(
@@ -213,13 +296,17 @@ def check_records(
     epochs:int|None=None, # see settings_for
     weights:str|Path|None=None, # see run_job
 ) -> None:
-    "Raises `ValueError` for a record of another training or for weights of a network with a temporal path, and what `initialize` raises for weights that do not fit."
+    """Raises `ValueError` for a record of another training or for weights of a network with a
+    temporal path, and what `initialize` raises for weights that do not fit."""
     if weights is not None:
-        n = len(splits[jobs[0].split].classes)
-        began = initialize(FstCN(getattr(FstCNConfig, jobs[0].size)(n, path='scl')), weights)
+        n_classes = len(splits[jobs[0].split].classes)
+        config = getattr(FstCNConfig, jobs[0].size)(n_classes, path='scl')
+        began = initialize(FstCN(config), weights)
         if began.path in ('both', 'tcl'):
-            raise ValueError(f'{weights}: the stages begin with a network without a temporal path, or ImageNet; this is {began}')
-    names = {n for r in ROWS if r.table in tables for n in r.networks}
+            raise ValueError(
+                f'{weights}: the stages begin with a network without a temporal path, '
+                f'or ImageNet; this is {began}')
+    names = _networks_of(tables)
     of_split = {j.split: j for j in jobs}
     for record in read_lines(Path(results)/RECORDS):
         network, split, seed = (record['job'][k] for k in ('network', 'split', 'seed'))
@@ -233,9 +320,11 @@ def _stages_before(job, split, weights, work, settings, options):
     weights, config = _weights_for(job, len(split.classes), weights)
     if weights is None or config.path == 'tcl': return weights, {}
     config, settings = frames_stage(config, settings)
+    split = replace(split, test=())
     out = Path(work)/replace(job, network='frames').name
-    record = run_experiment(replace(split, test=()), config, settings, out, weights=weights, **options)
-    return out/'model.safetensors', {'frames': {k: record[k] for k in ('weights', 'train', 'training_accuracy', 'minutes')}}
+    record = run_experiment(split, config, settings, out, weights=weights, **options)
+    kept = {k: record[k] for k in ('weights', 'train', 'training_accuracy', 'minutes')}
+    return out/'model.safetensors', {'frames': kept}
 
 # %% ../nbs/practice/40_reproduce.ipynb #e56ea176
 def run_job(
@@ -244,30 +333,41 @@ def run_job(
     work:str|Path, # folder of the jobs' folders
     results:str|Path, # folder of the records
     reader:Reader|None=None, # what reads frames; None: from the files
-    device:str|None=None, # where to run; None: a GPU if there is one
+    device:str|None=None, # None: a GPU if there is one
     progress:bool=True, # show progress bars
     epochs:int|None=None, # see settings_for
     weights:str|Path|None=None, # what F_STCN begins with, see initialize; None: from scratch
     workers:int|None=None, # processes of each device that read; None: see TrainConfig
     compile:bool=False, # compile the network for training, see compile_network
 ) -> dict: # the record, also in the table of `results`
-    "Do a job, unless its record is there already. Raises what `check_record` and `run_experiment` raise."
-    if (done := find_record(job, results)) is not None:
+    """Do a job, unless its record is there already.
+    Raises what `check_record` and `run_experiment` raise."""
+    done = find_record(job, results)
+    if done is not None:
         check_record(done, job, split, epochs, weights)
         return done
-    out, options = Path(work)/job.name, dict(name=f'{Path(job.data).name}, split {job.split}', reader=reader, device=device, progress=progress, resume=True)
+    out = Path(work)/job.name
     settings = replace(settings_for(split, job.size, job.seed, epochs), compile=compile)
     if workers is not None: settings = replace(settings, workers=workers)
-    begin, before = _stages_before(job, split, weights, work, settings, options)
-    def build(): return NETWORKS[job.network](len(split.classes), job.size)
-    record = run_experiment(split, build, settings, out, weights=begin, **options) | before
+    name = f'{Path(job.data).name}, split {job.split}'
+    options = dict(name=name, reader=reader, device=device, progress=progress, resume=True)
+
+    def build():
+        return NETWORKS[job.network](len(split.classes), job.size)
+
     def score(videos, n_clips):
         model = build()
         model.load_state_dict(read_tensors(out/'model.safetensors')[0])
-        return score_together(Recognizer(model, split.classes, n_clips, device=device), videos, reader, min(settings.workers, 1), progress)
-    train, ten = score(split.train, 5) if job.network in _STREAMS else None, score(split.test, 10) if job.network == 'both' else None
-    if ten is not None: record |= {'by_views': accuracy_by_views(ten), 'weights_of_fusion': compare_weights(Scores.load(out/'scores.npz'))}
-    record |= {'minutes': record['minutes'] | ({'frames': before['frames']['minutes']['training']} if before else {})}
+        recognizer = Recognizer(model, split.classes, n_clips, device=device)
+        return score_together(recognizer, videos, reader, min(settings.workers, 1), progress)
+
+    begin, before = _stages_before(job, split, weights, work, settings, options)
+    record = run_experiment(split, build, settings, out, weights=begin, **options) | before
+    if before: record['minutes']['frames'] = before['frames']['minutes']['training']
+    if job.network == 'both':
+        record['by_views'] = accuracy_by_views(score(split.test, 10))
+        record['weights_of_fusion'] = compare_weights(Scores.load(out/'scores.npz'))
+    train = score(split.train, 5) if job.network in _STREAMS else None
     if PartialState().is_main_process:
         if train is not None: train.save(out/'scores-train.npz')
         write_record(Path(results)/RECORDS, {'kind': 'network', 'job': job.fields} | record)
@@ -278,47 +378,114 @@ _SAME = 'train', 'weights', 'data', 'accuracy'
 
 def _scores(job, work, results, name='scores.npz'):
     "Scores of a job, None if they are not there or not those of its record."
-    folder, record = Path(work)/job.name, find_record(job, results)
+    folder = Path(work)/job.name
+    record = find_record(job, results)
     theirs = read_lines(folder/'record.json')
     if record is None or not theirs or not (folder/name).exists(): return None
-    return Scores.load(folder/name) if all(record[k] == theirs[0][k] for k in _SAME) else None
+    if any(record[k] != theirs[0][k] for k in _SAME): return None
+    return Scores.load(folder/name)
 
 def _fused(streams, work, results):
-    "Accuracy of both streams together by way of fusion; None where the scores of either are missing."
+    "Accuracy of both streams by way of fusion; None where the scores of either are missing."
     test = [_scores(s, work, results) for s in streams]
     train = [_scores(s, work, results, 'scores-train.npz') for s in streams]
     if any(s is None for s in test + train): return None
-    fused = {how: fuse_two_stream(*test, how, tuple(train)).argmax(1) for how in ('average', 'svm')}
-    return {how: (classes == test[0].labels).double().mean().item() for how, classes in fused.items()}
+    accuracy = {}
+    for how in ('average', 'svm'):
+        classes = fuse_two_stream(*test, how, tuple(train)).argmax(1)
+        accuracy[how] = (classes == test[0].labels).double().mean().item()
+    return accuracy
+
+def _fuse(job, work, results):
+    "Renew the record of the two-stream network of one split and seed."
+    both = replace(job, network='two-stream')
+    streams = [replace(job, network=n) for n in _STREAMS]
+    parts = {s.network: find_record(s, results) for s in streams}
+    of = dict(parts)
+    for name, part in parts.items():
+        if part is not None: of[name] = {k: part[k] for k in _SAME}
+    before = find_record(both, results)
+    if before and before['of'] == of: return
+    accuracy = _fused(streams, work, results)
+    new = []
+    if accuracy is not None:
+        a, b = parts.values()
+        record = {
+            'kind': 'network',
+            'job': both.fields,
+            'data': a['data'],
+            'seed': job.seed,
+            'accuracy': accuracy,
+            'parameters': a['parameters'] + b['parameters'],
+            'minutes': {k: a['minutes'][k] + b['minutes'][k] for k in ('training', 'scoring')},
+            'of': of,
+        }
+        new = [record | environment()]
+    if before or new:
+        replace_lines(Path(results)/RECORDS, lambda r: _is_of(r, both), new)
+
+def _one_each(jobs):
+    "One job of every split and seed."
+    return {(j.split, j.seed): j for j in jobs}.values()
 
 def fuse_streams(
     jobs:Sequence[Job], # jobs that were done
     work:str|Path, # folder of the jobs' folders
     results:str|Path, # folder of the records
 ) -> None:
-    "Write the record of the two-stream network where both of its streams have been scored, whenever that was; a record that is no longer of its streams' is removed."
-    for j in {(j.split, j.seed): j for j in jobs}.values():
-        both, streams = replace(j, network='two-stream'), [replace(j, network=n) for n in _STREAMS]
-        parts = {s.network: find_record(s, results) for s in streams}
-        of = {n: r and {k: r[k] for k in _SAME} for n, r in parts.items()}
-        before = find_record(both, results)
-        if before and before['of'] == of: continue
-        new = []
-        if (accuracy := _fused(streams, work, results)) is not None:
-            minutes = {k: sum(r['minutes'][k] for r in parts.values()) for k in ('training', 'scoring')}
-            record = {'kind': 'network', 'job': both.fields, 'data': of[_STREAMS[0]]['data'], 'seed': j.seed}
-            record |= {'accuracy': accuracy, 'parameters': sum(r['parameters'] for r in parts.values()), 'minutes': minutes}
-            new = [record | {'of': of} | environment()]
-        def stale(r, job=both.fields): return r['kind'] == 'network' and r['job'] == job
-        if before or new: replace_lines(Path(results)/RECORDS, stale, new)
+    """Write the record of the two-stream network where both of its streams have been scored,
+    whenever that was; a record that is no longer of its streams' is removed."""
+    for job in _one_each(jobs): _fuse(job, work, results)
 
 # %% ../nbs/practice/40_reproduce.ipynb #c04d1e02
+def _right(job, work, results):
+    "Which test videos every network that was scored has right, by averaging."
+    scores = {n: _scores(replace(job, network=n), work, results) for n in NETWORKS}
+    right = {}
+    for name, s in scores.items():
+        if s is not None: right[name] = s.fused('average').argmax(-1) == s.labels
+    if set(_STREAMS) <= set(right):
+        a, b = (scores[n] for n in _STREAMS)
+        right['two-stream'] = fuse_two_stream(a, b, 'average').argmax(-1) == a.labels
+    return right
+
 def _compare(right, ours, groups):
     "How often one network alone is right, how often F_STCN alone, and how likely chance is."
-    grouped = None not in groups and len(set(groups)) > 1
-    figures = {'alone_right': int((right & ~ours).sum()), 'fstcn_alone_right': int((ours & ~right).sum())}
-    p = {'p': paired_test(right, ours), 'p_over_groups': paired_test(right, ours, groups) if grouped else None}
-    return figures | {k: v and float(f'{v:.6g}') for k, v in p.items()}
+    p = {'p': paired_test(right, ours), 'p_over_groups': None}
+    if None not in groups and len(set(groups)) > 1:
+        p['p_over_groups'] = paired_test(right, ours, groups)
+    return {
+        'alone_right': int((right & ~ours).sum()),
+        'fstcn_alone_right': int((ours & ~right).sum()),
+        **{k: v and float(f'{v:.6g}') for k, v in p.items()},
+    }
+
+def _pair(job, split, work, results):
+    "Renew the paired tests of one split and seed."
+    right = _right(job, work, results)
+    ours = right.pop('both', None)
+    if ours is None or not right: return
+    groups = [v.group for v in split.test]
+    same = {
+        'videos': len(ours),
+        'groups': len(set(groups)),
+        'fstcn_right': hashlib.sha256(ours.numpy()).hexdigest()[:12],
+    }
+
+    def mine(record):
+        if record['kind'] != 'paired': return False
+        return record['job'] == replace(job, network=record['job']['network']).fields
+    before = [r for r in read_lines(Path(results)/RECORDS) if mine(r)]
+    known = {}
+    for record in before:
+        if record['fstcn_right'] == same['fstcn_right']: known[record['job']['network']] = record
+    for name, theirs in right.items():
+        found = {'kind': 'paired', 'job': replace(job, network=name).fields}
+        found |= same | _compare(theirs, ours, groups)
+        if name in known and found.items() <= known[name].items(): continue
+        known[name] = found | environment()
+    new = list(known.values())
+    if new != before: replace_lines(Path(results)/RECORDS, mine, new)
 
 def pair_networks(
     jobs:Sequence[Job], # jobs that were done
@@ -326,37 +493,36 @@ def pair_networks(
     work:str|Path, # folder of the jobs' folders
     results:str|Path, # folder of the records
 ) -> None:
-    "Write for each split and seed a record of every network that was scored: how many videos, by averaging, it alone has right, how many F_STCN alone, and p values of `paired_test`."
-    for j in {(j.split, j.seed): j for j in jobs}.values():
-        scores = {n: s for n in NETWORKS if (s := _scores(replace(j, network=n), work, results)) is not None}
-        right = {n: s.fused('average').argmax(-1) == s.labels for n, s in scores.items()}
-        if set(_STREAMS) <= set(right):
-            pair = [scores[n] for n in _STREAMS]
-            right['two-stream'] = fuse_two_stream(*pair, 'average').argmax(-1) == pair[0].labels
-        if (ours := right.pop('both', None)) is None or not right: continue
-        groups = [v.group for v in splits[j.split].test]
-        same = {'videos': len(ours), 'groups': len(set(groups)), 'fstcn_right': hashlib.sha256(ours.numpy()).hexdigest()[:12]}
-        def mine(r, j=j): return r['kind'] == 'paired' and r['job'] == replace(j, network=r['job']['network']).fields
-        before = [r for r in read_lines(Path(results)/RECORDS) if mine(r)]
-        known = {r['job']['network']: r for r in before if r['fstcn_right'] == same['fstcn_right']}
-        for n, r in right.items():
-            found = {'kind': 'paired', 'job': replace(j, network=n).fields} | same | _compare(r, ours, groups)
-            if n not in known or not found.items() <= known[n].items(): known[n] = found | environment()
-        if [*known.values()] != before: replace_lines(Path(results)/RECORDS, mine, [*known.values()])
+    """Write for each split and seed a record of every network that was scored: how many videos,
+    by averaging, it alone has right, how many F_STCN alone, and p values of `paired_test`."""
+    for job in _one_each(jobs): _pair(job, splits[job.split], work, results)
 
 # %% ../nbs/practice/40_reproduce.ipynb #7b7f832d
 def _row(row, records, size):
     "What the table says of one row of the paper."
     network = 'two-stream' if row.networks == _STREAMS else ''.join(row.networks)
-    found, left_out = equal_seeds(records[(records.network == network) & (records.fusion == row.fusion)])
+    records = records[(records.network == network) & (records.fusion == row.fusion)]
+    found, left_out = equal_seeds(records)
     shown = {'': row.label, 'here': 'not run' if row.networks else 'quoted'}
     shown |= dict.fromkeys(('seeds', 'splits', 'parameters', 'GFLOP', 'minutes'), '')
     if len(found):
-        with torch.device('meta'): models = [NETWORKS[n](int(found.classes.iloc[0]), size) for n in row.networks]
-        seeds, work = found.groupby('seed').accuracy.mean(), sum(network_cost(m)['GFLOP'] for m in models)
-        shown |= {'here': mean_and_std(seeds), 'seeds': len(seeds), 'splits': found.split.nunique(), 'GFLOP': f'{work:.2f}',
-                  'parameters': f'{found.parameters.iloc[0]/1e6:.1f} M', 'minutes': f'{found.minutes.mean():.1f}'}
-    return shown | {'left out': left_out, 'paper, UCF-101': row.ucf101 or '', 'paper, HMDB-51': row.hmdb51 or ''}
+        n_classes = int(found.classes.iloc[0])
+        with torch.device('meta'): models = [NETWORKS[n](n_classes, size) for n in row.networks]
+        gflop = sum(network_cost(m)['GFLOP'] for m in models)
+        seeds = found.groupby('seed').accuracy.mean()
+        shown |= {
+            'here': mean_and_std(seeds),
+            'seeds': len(seeds),
+            'splits': found.split.nunique(),
+            'parameters': f'{found.parameters.iloc[0]/1e6:.1f} M',
+            'GFLOP': f'{gflop:.2f}',
+            'minutes': f'{found.minutes.mean():.1f}',
+        }
+    return shown | {
+        'left out': left_out,
+        'paper, UCF-101': row.ucf101 or '',
+        'paper, HMDB-51': row.hmdb51 or '',
+    }
 
 def read_table(
     table:int, # 1 to 4, see Row
@@ -365,13 +531,15 @@ def read_table(
     size:str='small', # 'small' or 'paper'
     series:str='main', # see Job
 ) -> pd.DataFrame: # a row for each of the paper
-    """A table of the paper from the records of one data set; Table 1 from those of split 1. Its columns: here, seeds, splits,
-    parameters, GFLOP of a clip pair, minutes, seeds left out (if there are any), UCF-101 and HMDB-51 as the paper prints them.
+    """A table of the paper from the records of one data set; Table 1 from those of split 1.
+    Its columns: here, seeds, splits, parameters, GFLOP of a clip pair, minutes,
+    seeds left out (if there are any), UCF-101 and HMDB-51 as the paper prints them.
     Raises `ValueError` for another table, `FileNotFoundError` where there are no records."""
     _check_tables([table])
     records = read_records(results, data=data, size=size, series=series)
     if table == 1: records = records[records.split == 1]
-    out = pd.DataFrame([_row(r, records, size) for r in ROWS if r.table == table]).set_index('')
+    rows = [_row(r, records, size) for r in ROWS if r.table == table]
+    out = pd.DataFrame(rows).set_index('')
     return out if out['left out'].any() else out.drop(columns='left out')
 
 # %% ../nbs/practice/40_reproduce.ipynb #5e438ecc
@@ -384,9 +552,9 @@ def reproduce(
     size:str='small', # 'small' or 'paper'
     work:str|Path='fstcn-work', # folder for networks, scores and decoded frames
     results:str|Path='results', # folder for the records
-    device:str|None=None, # where to run; None: a GPU if there is one
+    device:str|None=None, # None: a GPU if there is one
     epochs:int|None=None, # see settings_for
-    networks:Sequence[str]|None=None, # of those that the tables need, only these; None: all
+    networks:Sequence[str]|None=None, # only these; None: all that the tables need
     say:Callable[[str],None]=print, # told of every job
     progress:bool=True, # show progress bars
     weights:str|Path|None=None, # what F_STCN begins with, see run_job
@@ -394,7 +562,8 @@ def reproduce(
     compile:bool=False, # see run_job
     series:str='main', # see Job
 ) -> dict[int,pd.DataFrame]: # the tables
-    "Train, score and record what the tables need and is not there yet. Raises what data, `check_records` and `run_job` raise."
+    """Train, score and record what the tables need and is not there yet.
+    Raises what data, `check_records` and `run_job` raise."""
     jobs = plan_jobs(tables, data, splits, seeds, size, networks, series)
     opened = {n: open_data(data, root, n) for n in splits}
     check_records(jobs, tables, opened, results, epochs, weights)
@@ -402,10 +571,13 @@ def reproduce(
         split = opened[job.split]
         side = NETWORKS[job.network](len(split.classes), size).config.short_side
         reader = FrameCache(Path(work)/'cache', side) if size == 'small' else VideoReader(side)
-        record = run_job(job, split, work, results, reader, device, progress, epochs, weights, workers, compile)
-        say(f'{i + 1}/{len(jobs)} {job.name}: ' + ', '.join(f'{k} {100*v:.1f} %' for k, v in record['accuracy'].items()))
+        record = run_job(
+            job, split, work, results, reader, device, progress, epochs, weights, workers, compile)
+        figures = ', '.join(f'{k} {100*v:.1f} %' for k, v in record['accuracy'].items())
+        say(f'{i + 1}/{len(jobs)} {job.name}: {figures}')
     if PartialState().is_main_process:
         fuse_streams(jobs, work, results)
         pair_networks(jobs, opened, work, results)
     PartialState().wait_for_everyone()
-    return {t: read_table(t, Path(data).name, results, size, series) for t in tables}
+    name = Path(data).name
+    return {t: read_table(t, name, results, size, series) for t in tables}
