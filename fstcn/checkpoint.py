@@ -27,35 +27,56 @@ class CheckpointError(Exception):
     "A checkpoint that cannot be used: what, and why."
 
 class ForeignFileError(CheckpointError):
-    "A sound safetensors file that this package has not written: it may hold weights from elsewhere."
+    "A sound safetensors file of other origin: it may hold weights from elsewhere."
 
 def write_tensors(
     path:str|Path, # file to write, `.safetensors`; its folder is made if missing
     tensors:dict[str,Tensor], # what to keep, on any device
     **head, # what else to keep, as JSON can hold it
 ) -> Path: # the file
-    "Write tensors and a JSON head into one safetensors file, atomically: whatever happens, the file is the old one or the new one. Raises `OSError`, as for a full disk."
-    path, kept = Path(path), {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    """Write tensors and a JSON head into one safetensors file, atomically.
+
+    The file is the old one or the new one. Raises `OSError`, as for a full disk.
+    """
+    path = Path(path)
+    kept = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    text = json.dumps({'format': FORMAT, **head})
     try:
-        with atomic(path) as part: save_file(kept, part, metadata={'fstcn': json.dumps({'format': FORMAT, **head})})
-    except SafetensorError as e: raise OSError(f'{path}: cannot be written ({e})') from e
+        with atomic(path) as part:
+            save_file(kept, part, metadata={'fstcn': text})
+    except SafetensorError as e:
+        raise OSError(f'{path}: cannot be written ({e})') from e
     return path
 
 # %% ../nbs/practice/31_checkpoint.ipynb #ab3d0d02
+_ADVICE = 'give a checkpoint written by `fstcn train`'
+
 def read_tensors(
     path:str|Path, # file written by write_tensors
 ) -> tuple[dict[str,Tensor],dict]: # the tensors on the CPU, and the head
-    "Read such a file; nothing in it is executed. Raises `CheckpointError` if it is missing, damaged, of another kind (`ForeignFileError`), or of a later format."
+    """Read such a file; nothing in it is executed.
+
+    Raises `CheckpointError`: missing, damaged, too new, or foreign (`ForeignFileError`).
+    """
     if not Path(path).is_file(): raise CheckpointError(f'{path}: no such file')
     try:
-        with safe_open(path, 'pt') as f:
-            head = json.loads((f.metadata() or {}).get('fstcn', '{}'))
-            tensors = {k: f.get_tensor(k) for k in f.keys()} if head else {}
+        head, tensors = _read_file(path)
     except (SafetensorError, ValueError, OSError) as e:
-        raise CheckpointError(f'{path}: not a readable safetensors file ({e}); give a checkpoint written by `fstcn train`') from e
-    if 'format' not in head: raise ForeignFileError(f'{path}: a safetensors file, but not of fstcn; give a checkpoint written by `fstcn train`')
-    if head['format'] > FORMAT: raise CheckpointError(f'{path}: format {head["format"]} is newer than this version reads ({FORMAT}); update fstcn')
+        raise CheckpointError(f'{path}: not a readable safetensors file ({e}); {_ADVICE}') from e
+    if 'format' not in head:
+        raise ForeignFileError(f'{path}: a safetensors file, but not of fstcn; {_ADVICE}')
+    if head['format'] > FORMAT:
+        raise CheckpointError(f'{path}: format {head["format"]} is newer than this version '
+                              f'reads ({FORMAT}); update fstcn')
     return tensors, head
+
+def _read_file(path):
+    "Head and tensors; of a file without a head, nothing."
+    with safe_open(path, 'pt') as f:
+        text = (f.metadata() or {}).get('fstcn', '{}')
+        head = json.loads(text)
+        if not head: return {}, {}
+        return head, {k: f.get_tensor(k) for k in f.keys()}
 
 # %% ../nbs/practice/31_checkpoint.ipynb #9141cd06
 @dataclass(frozen=True)
@@ -66,11 +87,14 @@ class TrainedOn:
 
 def _trained_on(head):
     "What a checkpoint says of that; format 1 had a text, and at first nothing."
-    if 'trained_on' in head: return TrainedOn(tuple(head['trained_on']['videos']), head['trained_on']['complete'])
+    if 'trained_on' in head:
+        known = head['trained_on']
+        return TrainedOn(tuple(known['videos']), known['complete'])
     info = head['info']
-    words = info['seen'].split() if 'seen' in info else []
-    unknown = '?' in words or 'train' in info and 'seen' not in info
-    return TrainedOn(tuple(w for w in words if w != '?'), not unknown)
+    if 'seen' not in info: return TrainedOn(complete='train' not in info)
+    words = info['seen'].split()
+    videos = tuple(w for w in words if w != '?')
+    return TrainedOn(videos, '?' not in words)
 
 # %% ../nbs/practice/31_checkpoint.ipynb #9141cd07
 def save_checkpoint(
@@ -79,37 +103,58 @@ def save_checkpoint(
     classes:tuple[str,...], # class names, in the order of the classifier's outputs
     **info, # anything else worth keeping, as JSON can hold it
 ) -> Path: # the file
-    "Write the name of the network, its weights, configuration and class names into one file, atomically. Raises `ValueError` if the number of names is wrong, or the network is not registered."
-    name = type(model).__name__
-    if name not in NETWORKS: raise ValueError(f'{name} could not be loaded back: put @register_network above its class')
-    if len(classes) != model.config.n_classes: raise ValueError(f'{len(classes)} class names for {model.config.n_classes} classes')
-    return write_tensors(path, model.state_dict(), network=name, config=asdict(model.config), classes=list(classes), info=info,
-                         trained_on=asdict(getattr(model, 'trained_on', TrainedOn())))
+    """Write a network's name, weights, configuration and class names into one file, atomically.
+
+    Raises `ValueError` if the number of names is wrong, or the network is not registered.
+    """
+    name, config = type(model).__name__, model.config
+    if name not in NETWORKS:
+        raise ValueError(f'{name} could not be loaded back: put @register_network above its class')
+    if len(classes) != config.n_classes:
+        raise ValueError(f'{len(classes)} class names for {config.n_classes} classes')
+    trained_on = getattr(model, 'trained_on', TrainedOn())
+    return write_tensors(
+        path, model.state_dict(), network=name, config=asdict(config),
+        classes=list(classes), info=info, trained_on=asdict(trained_on))
+
+def load_checkpoint(
+    path:str|Path, # file written by save_checkpoint
+) -> tuple[nn.Module,tuple[str,...],dict]: # the network, class names, and what else was kept
+    """Read a network back: in evaluation mode, on the CPU, with its `trained_on`.
+
+    Raises `CheckpointError`, see `read_tensors`.
+    """
+    weights, head = read_tensors(path)
+    try:
+        model = _empty_network(head)
+        classes, info = tuple(head['classes']), head['info']
+        model.trained_on = _trained_on(head)
+    except (KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f'{path}: its header cannot be used ({e!r}); train again or update fstcn') from e
+    found, needed = _shapes(weights), _shapes(model.state_dict())
+    wrong = [k for k in found | needed if found.get(k) != needed.get(k)]
+    if wrong or len(classes) != model.config.n_classes:
+        raise CheckpointError(
+            f'{path}: its weights do not fit its own configuration '
+            f'({len(wrong)} layers, {len(classes)} class names); the file is damaged')
+    # in the file they lie where they may; sums would round otherwise
+    aligned = {k: x.clone() for k, x in weights.items()}
+    model.load_state_dict(aligned, assign=True)
+    return model.eval(), classes, info
+
+def _empty_network(head):
+    "No memory, and no time for random numbers."
+    network = _network_class(head.get('network', 'FstCN'))
+    config = network.Config(**head['config'])
+    with torch.device('meta'):
+        return network(config)
 
 def _network_class(name):
     "The class of that name; the rivals are imported where a file asks for one."
     if name not in NETWORKS: import_module('fstcn.baselines')
-    if name not in NETWORKS: raise ValueError(f'{name!r} is none of the networks {", ".join(NETWORKS)}')
+    if name not in NETWORKS:
+        raise ValueError(f'{name!r} is none of the networks {", ".join(NETWORKS)}')
     return NETWORKS[name]
 
-def load_checkpoint(
-    path:str|Path, # file written by save_checkpoint
-) -> tuple[nn.Module,tuple[str,...],dict]: # the network in evaluation mode on the CPU, with its trained_on; class names, and what else was kept
-    "Read a network back. Raises `CheckpointError` if the file is missing, damaged, of another kind, or of a later format."
-    weights, head = read_tensors(path)
-    try:
-        network = _network_class(head.get('network', 'FstCN'))
-        config, classes, info = network.Config(**head['config']), tuple(head['classes']), head['info']
-        trained_on = _trained_on(head)
-        with torch.device('meta'): model = network(config)      # no memory, and no time for random numbers
-    except (KeyError, TypeError, ValueError) as e:
-        raise CheckpointError(f'{path}: its header cannot be used ({e!r}); train again or update fstcn') from e
-    found = {name: tuple(x.shape) for name, x in weights.items()}
-    needed = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    wrong = dict(found.items() ^ needed.items())
-    if wrong or len(classes) != config.n_classes:
-        raise CheckpointError(f'{path}: its weights do not fit its own configuration ({len(wrong)} layers, {len(classes)} class names); the file is damaged')
-    aligned = {name: x.clone() for name, x in weights.items()}      # in the file they lie where they may; sums would round otherwise
-    model.load_state_dict(aligned, assign=True)
-    model.trained_on = trained_on
-    return model.eval(), classes, info
+def _shapes(tensors): return {k: tuple(x.shape) for k, x in tensors.items()}
