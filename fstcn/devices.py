@@ -35,7 +35,7 @@ def _best_device():
 _COMPILERS = {'win32': 'cl', 'darwin': 'clang++'}  # elsewhere g++
 
 def compile_network(
-    model:nn.Module, # the network, already on its device; compiled in place at its first call
+    model:nn.Module, # on its device; compiled in place at its first call
 ) -> None:
     "Compile both passes by `torch.compile`. Raises `ValueError` where a CPU has no C++ compiler."
     usual = _COMPILERS.get(sys.platform, 'g++')
