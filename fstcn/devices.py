@@ -15,22 +15,34 @@ from torch import nn
 
 # %% ../nbs/practice/30_devices.ipynb #25ba5e96
 def usable_device(
-    device:str|torch.device|None=None, # such as 'cpu' or 'cuda:1'; None: a GPU if there is one, and of several processes each its own
+    device:str|torch.device|None=None, # such as 'cpu' or 'cuda:1'; None: a GPU if there is one
 ) -> torch.device: # a device that works
-    "The device to run on. Raises `ValueError` if it does not exist here."
+    "The device to run on; without a name, each process has its own GPU. Raises `ValueError`."
     try:
-        found = torch.device(device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else 'cpu'))
+        found = torch.device(device or _best_device())
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"device {str(device)!r} cannot be used here: {str(e).splitlines()[0]}") from e
+        reason = str(e).splitlines()[0]
+        raise ValueError(f'device {str(device)!r} cannot be used here: {reason}') from e
     return found
 
+def _best_device():
+    if not torch.cuda.is_available(): return 'cpu'
+    rank = os.environ.get('LOCAL_RANK', 0)
+    return f'cuda:{rank}'
+
 # %% ../nbs/practice/30_devices.ipynb #c0a1b2d2
+_COMPILERS = {'win32': 'cl', 'darwin': 'clang++'}  # elsewhere g++
+
 def compile_network(
-    model:nn.Module, # the network, already on its device; compiled in place at its first call
+    model:nn.Module, # on its device; compiled in place at its first call
 ) -> None:
-    "Compile the forward and backward pass with `torch.compile`. Raises `ValueError` where a CPU has no C++ compiler."
-    compiler = os.environ.get('CXX', {'win32': 'cl', 'darwin': 'clang++'}.get(sys.platform, 'g++'))
-    if next(model.parameters()).device.type == 'cpu' and shutil.which(compiler) is None:
-        raise ValueError(f'torch.compile needs a C++ compiler on a CPU, and {compiler!r} is not there: install it, name another in the variable CXX, or run without compiling')
+    "Compile both passes by `torch.compile`. Raises `ValueError` where a CPU has no C++ compiler."
+    usual = _COMPILERS.get(sys.platform, 'g++')
+    compiler = os.environ.get('CXX', usual)
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    if on_cpu and shutil.which(compiler) is None:
+        raise ValueError(
+            f'torch.compile needs a C++ compiler on a CPU, and {compiler!r} is not there: '
+            'install it, name another in the variable CXX, or run without compiling')
     model.compile()
