@@ -90,7 +90,7 @@ class _Net3d(nn.Module):
 class Conv3DNet(_Net3d):
     """CNN-M-2048 with 3D kernels: conv1 to conv5, fc6, fc7, classifier over all frames of a clip.
 
-    Raises `ValueError` unless there are five widths and two of fully connected layers,
+    Raises `ValueError` for other than five widths and two of fully connected layers,
     and for a clip too short for its kernels."""
     time = ((3, 1, 1),)*5  # kernel, stride, padding in time of conv1 to conv5
 
@@ -194,8 +194,7 @@ def flow_input(
 class FlowStream(nn.Module):
     """Temporal stream of Simonyan and Zisserman (2014): CNN-M-2048 on stacked optical flow.
 
-    Raises `ValueError` unless `dt` equals 1, flow's distance between frames,
-    and for other than five widths and two of fully connected layers."""
+    Raises `ValueError` unless `dt` is 1, with five widths and two of fully connected layers."""
     Config = BaselineConfig
     prepare = staticmethod(flow_input)
 
