@@ -26,7 +26,10 @@ from .video import BACKENDS, Guard, VideoError, each_frame, probe_video, read_fr
 
 # %% ../nbs/data/15_loading.ipynb #2517c4ee
 class Reader(Protocol):
-    "What reads a video for a data set: `VideoReader`, or `fstcn.video.FrameCache`. It may also have `each_frame`, as they do, which spares training a copy."
+    """What reads a video for a data set: `VideoReader`, or `fstcn.video.FrameCache`.
+
+    It may also have `each_frame`, as they do, which spares training a copy.
+    """
     def n_frames(self,
         path:Path, # the video file
     ) -> int: # decodable frames
@@ -39,13 +42,18 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class VideoReader:
-    "Reads frames from the video file each time; opens nothing before it is asked, so it may cross to worker processes. Raises `ValueError` for an unknown backend."
-    short_side:int|None = None # height or width, whichever is shorter, that frames are resized to, pixels; None keeps the file's
+    """Reads frames from the video file each time.
+
+    Opens nothing before it is asked, so it may cross to worker processes.
+    Raises `ValueError` for an unknown backend.
+    """
+    short_side:int|None = None # shorter side of the frames, pixels; None keeps the file's
     backend:str = 'auto' # see read_frames
     guard:Guard|None = None # child processes to decode in, under a time limit: for unknown files
 
     def __post_init__(self):
-        if self.backend not in BACKENDS: raise ValueError(f'unknown backend {self.backend!r}: use one of {", ".join(BACKENDS)}')
+        if self.backend in BACKENDS: return
+        raise ValueError(f'unknown backend {self.backend!r}: use one of {", ".join(BACKENDS)}')
 
     def _call(self, fn, *args): return fn(*args) if self.guard is None else self.guard(fn, *args)
 
@@ -65,15 +73,15 @@ class VideoReader:
     def each_frame(self,
         path:Path, # the video file
         indices:Sequence[int], # frame numbers, any order
-    ) -> Iterator[tuple[list[int],np.ndarray]]: # places in `indices` and the picture (h,w,3), uint8, that belongs there
-        "The frames asked for as they are decoded; under a guard, when all are. Raises `VideoError`."
-        if self.guard is None: return each_frame(path, indices, self.short_side, self.backend)
-        return _in_order(self.read_frames(path, indices))
+    ) -> Iterator[tuple[list[int],np.ndarray]]: # places in `indices`, their picture (h,w,3) uint8
+        "The frames asked for as they are decoded; under a guard, at the end. Raises `VideoError`."
+        if self.guard is not None: return _in_order(self.read_frames(path, indices))
+        return each_frame(path, indices, self.short_side, self.backend)
 
 # %% ../nbs/data/15_loading.ipynb #5be1d902
 def _in_order(frames):
     "Frames that are all there, in the form of `each_frame`."
-    return (([i], x) for i, x in enumerate(frames.numpy()))
+    for i, x in enumerate(frames.numpy()): yield [i], x
 
 def _pictures(reader, path, indices):
     "Places and pictures, as they come or all at once, whichever the reader can."
@@ -81,13 +89,21 @@ def _pictures(reader, path, indices):
     return _in_order(reader.read_frames(path, indices))
 
 def _room(shape):
-    "Bytes for a batch: in a worker process, in the shared memory it is handed over in; elsewhere in NumPy's, which asks the system for large pages."
+    """Bytes for a batch: in a worker process, in the shared memory it is handed over in.
+
+    Elsewhere in NumPy's, which asks the system for large pages.
+    """
     if get_worker_info() is None: return torch.from_numpy(np.empty(shape, np.uint8))
-    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape)), 0, shape)   # as `default_collate` does
+    shared = torch.UntypedStorage._new_shared(math.prod(shape))      # as `default_collate` does
+    return torch.empty(0, dtype=torch.uint8).set_(shared, 0, shape)
 
 # %% ../nbs/data/15_loading.ipynb #244540a0
 class ClipPairDataset(Dataset):
-    "One random clip pair of each video, Sec. 2.2; items are determined by (seed, epoch, index) alone. An unreadable video gives its `VideoError` as the item."
+    """One random clip pair of each video, Sec. 2.2.
+
+    Items are determined by (seed, epoch, index) alone.
+    An unreadable video gives its `VideoError` as the item.
+    """
     def __init__(self,
         videos:Sequence[Video], # the videos to sample from
         crop_size:int, # height and width of the crop, pixels
@@ -95,40 +111,54 @@ class ClipPairDataset(Dataset):
         reader:Reader=VideoReader(), # what reads frames # noqa: B008 (frozen)
         seed:int=0, # seed of everything random
     ):
-        self.videos, self.crop_size, self.clip, self.reader, self.seed = list(videos), crop_size, clip, reader, seed
+        self.videos, self.crop_size = list(videos), crop_size
+        self.clip, self.reader, self.seed = clip, reader, seed
 
     def __len__(self): return len(self.videos)
 
     def __getitem__(self,
         item:int|tuple[int,int], # index of a video, or (epoch, index) as EpochSampler gives it
-    ) -> dict|VideoError: # pair uint8 (2,t,size,size,3), rgb_index, label, index, short (True if frames had to be repeated)
-        "Sample, read, crop and flip one clip pair."
+    ) -> dict|VideoError: # pair uint8 (2,t,size,size,3), rgb_index, label, index, short
+        "Sample, read, crop and flip one clip pair; `short` if frames had to be repeated."
         return self.__getitems__([item])[0]
 
     def __getitems__(self,
-        items:Sequence[int|tuple[int,int]], # the items of a batch, as a `DataLoader` asks for them
-    ) -> list[dict|VideoError]: # what `self[item]` is for each; the pairs lie side by side in memory, in this order
+        items:Sequence[int|tuple[int,int]], # of a batch, as a `DataLoader` asks for them
+    ) -> list[dict|VideoError]: # what `self[item]` is for each; pairs lie side by side in memory
         "Make the samples of a batch, each in the place where the batch will have it."
-        pairs, samples, n = _room((len(items), 2, self.clip.n_frames, self.crop_size, self.crop_size, 3)), [], 0
+        pairs = _room((len(items), 2, self.clip.n_frames, self.crop_size, self.crop_size, 3))
         pixels = pairs.flatten(1, 2).numpy()
+        samples, n = [], 0
         for item in items:
-            try: samples.append(self._sample(pixels[n], *item if isinstance(item, tuple) else (0, item)) | {'pair': pairs[n]})
-            except VideoError as e: samples.append(e)                   # the next one takes its place
-            else: n += 1
+            epoch, i = item if isinstance(item, tuple) else (0, item)
+            try: sample = self._sample(pixels[n], epoch, i)
+            except VideoError as e:
+                samples.append(e)                   # the next one takes its place
+                continue
+            samples.append(sample | {'pair': pairs[n]})
+            n += 1
         return samples
 
     def _choose(self, epoch, i):
         "What a sample is to hold: its random generator, the video's length, frame numbers (2,t)."
-        rng, n = np.random.default_rng((self.seed, epoch, i)), self.reader.n_frames(self.videos[i].path)
-        return rng, n, self.clip.frames(int(rng.integers(self.clip.n_starts(n))), n)
+        rng = np.random.default_rng((self.seed, epoch, i))
+        n = self.reader.n_frames(self.videos[i].path)
+        start = int(rng.integers(self.clip.n_starts(n)))
+        return rng, n, self.clip.frames(start, n)
 
     def _sample(self, out, epoch, i):
         "Everything of a sample; its pixels go into `out`, (2*t,size,size,3)."
-        (rng, n, wanted), path, window = self._choose(epoch, i), self.videos[i].path, None
-        for places, frame in _pictures(self.reader, path, wanted.ravel().tolist()):
+        rng, n, wanted = self._choose(epoch, i)
+        video, window = self.videos[i], None
+        for places, frame in _pictures(self.reader, video.path, wanted.ravel().tolist()):
             if window is None: window = draw_window(*frame.shape[:2], self.crop_size, rng)
             for place in places: cut_window(frame, window, out[place])
-        return {'rgb_index': int(rng.integers(self.clip.n_frames)), 'label': self.videos[i].label, 'index': i, 'short': n < self.clip.span}
+        return {
+            'rgb_index': int(rng.integers(self.clip.n_frames)),
+            'label': video.label,
+            'index': i,
+            'short': n < self.clip.span,
+        }
 
 # %% ../nbs/data/15_loading.ipynb #d1ce50f6
 class EpochSampler(Sampler):
@@ -150,26 +180,36 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int,int]]: # pairs (epoch, index)
         "The order of this epoch."
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n) if self.shuffle else range(self.n)
+        order = range(self.n)
+        if self.shuffle: order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
         return ((self.epoch, int(i)) for i in order)
 
 # %% ../nbs/data/15_loading.ipynb #747d9f28
 def _stack(pairs):
-    "All pairs as one tensor; without a copy where they lie side by side already, as `__getitems__` leaves them."
+    "All pairs as one tensor; no copy where they lie side by side, as `__getitems__` leaves them."
     first, size = pairs[0], pairs[0].numel()
-    def where(p): return p.untyped_storage().data_ptr(), p.storage_offset(), p.shape, p.is_contiguous()
+    def where(p):
+        storage = p.untyped_storage().data_ptr()
+        return storage, p.storage_offset(), p.shape, p.is_contiguous()
     storage, start, *_ = where(first)
-    if [where(p) for p in pairs] != [(storage, start + k*size, first.shape, True) for k in range(len(pairs))]: return torch.stack(pairs)
+    for k, p in enumerate(pairs):
+        if where(p) != (storage, start + k*size, first.shape, True): return torch.stack(pairs)
     return first.as_strided((len(pairs), *first.shape), (size, *first.stride()), start)
 
 def collate_pairs(
     samples:Sequence[dict|VideoError], # items of a ClipPairDataset
-) -> dict: # the samples that could be read, stacked, and errors: the list of what could not; without samples, errors alone
-    "Make a batch, with the errors beside it."
-    good = [s for s in samples if not isinstance(s, VideoError)]
-    rest = [{k: v for k, v in s.items() if k != 'pair'} for s in good]
-    batch = default_collate(rest) | {'pair': _stack([s['pair'] for s in good])} if good else {}
-    return batch | {'errors': [s for s in samples if isinstance(s, VideoError)]}
+) -> dict: # the samples that could be read, stacked, and errors: the list of what could not
+    "Make a batch, with the errors beside it; without samples, errors alone."
+    good, pairs, errors = [], [], []
+    for sample in samples:
+        if isinstance(sample, VideoError):
+            errors.append(sample)
+            continue
+        rest = dict(sample)
+        pairs.append(rest.pop('pair'))
+        good.append(rest)
+    if not good: return {'errors': errors}
+    return default_collate(good) | {'pair': _stack(pairs), 'errors': errors}
 
 # %% ../nbs/data/15_loading.ipynb #2b0609ac
 def clip_pair_chunks(
@@ -180,9 +220,13 @@ def clip_pair_chunks(
     reader:Reader=VideoReader(), # what reads frames # noqa: B008 (frozen)
     size:int=32, # clip pairs that are in memory at once
 ) -> Iterator[Tensor]: # uint8 (m,2,t,h,w,3), m at most `size`, in the order of `starts`
-    "Clip pairs of a video, a few at a time, each distinct frame of those decoded once. Raises `VideoError`."
+    """Clip pairs of a video, a few at a time, each distinct frame of those decoded once.
+
+    Raises `VideoError`.
+    """
     for i in range(0, len(starts), size):
-        wanted = np.stack([clip.frames(s, n_video) for s in starts[i:i+size]])      # (m,2,t)
+        some = starts[i:i+size]
+        wanted = np.stack([clip.frames(s, n_video) for s in some])      # (m,2,t)
         distinct, where = np.unique(wanted, return_inverse=True)
         frames = reader.read_frames(path, distinct.tolist())
         yield frames[torch.from_numpy(where.ravel())].unflatten(0, wanted.shape)
@@ -196,11 +240,15 @@ def read_clip_pairs(
     "The evenly spread clip pairs of a test video, all at once, Sec. 2.3. Raises `VideoError`."
     n_video = reader.n_frames(path)
     starts = clip.spread(n_video, n_clips)
-    return torch.cat(list(clip_pair_chunks(path, clip, starts, n_video, reader))), starts
+    chunks = clip_pair_chunks(path, clip, starts, n_video, reader)
+    return torch.cat(list(chunks)), starts
 
 # %% ../nbs/data/15_loading.ipynb #2b0609ae
 class TestClips(Dataset):
-    "All clip pairs of each test video, whole frames, every video exactly once. An unreadable video gives its `VideoError` as the item."
+    """All clip pairs of each test video, whole frames, every video exactly once.
+
+    An unreadable video gives its `VideoError` as the item.
+    """
     __test__ = False  # the name starts with 'Test', which test runners would collect
     def __init__(self,
         videos:Sequence[Video], # the test videos
@@ -208,17 +256,19 @@ class TestClips(Dataset):
         n_clips:int=N_CLIPS, # clip pairs M of a video
         reader:Reader=VideoReader(), # what reads frames # noqa: B008 (frozen)
     ):
-        self.videos, self.clip, self.n_clips, self.reader = list(videos), clip, n_clips, reader
+        self.videos, self.clip = list(videos), clip
+        self.n_clips, self.reader = n_clips, reader
 
     def __len__(self): return len(self.videos)
 
     def __getitem__(self,
         i:int, # index of a video
-    ) -> dict|VideoError: # pairs uint8 (m,2,t,h,w,3), starts (first frame of each pair), label, index
+    ) -> dict|VideoError: # pairs uint8 (m,2,t,h,w,3), starts (their first frames), label, index
         "Read the clip pairs of video `i`."
-        try: pairs, starts = read_clip_pairs(self.videos[i].path, self.clip, self.n_clips, self.reader)
+        video = self.videos[i]
+        try: pairs, starts = read_clip_pairs(video.path, self.clip, self.n_clips, self.reader)
         except VideoError as e: return e
-        return {'pairs': pairs, 'starts': starts, 'label': self.videos[i].label, 'index': i}
+        return {'pairs': pairs, 'starts': starts, 'label': video.label, 'index': i}
 
 # %% ../nbs/data/15_loading.ipynb #7ea1a002
 class ReaderKilled(Exception):
@@ -239,7 +289,9 @@ def watched_items(
         try: item = next(items)
         except StopIteration: return
         except RuntimeError as e:
-            if any(reader.exitcode is not None for reader in readers): raise ReaderKilled('a reading process was killed') from e
-            if readers and monotonic() - asked >= loader.timeout: raise ReaderHung(f'no answer within {loader.timeout:g} s') from e
+            ended = [reader for reader in readers if reader.exitcode is not None]
+            if ended: raise ReaderKilled('a reading process was killed') from e
+            late = monotonic() - asked >= loader.timeout
+            if readers and late: raise ReaderHung(f'no answer within {loader.timeout:g} s') from e
             raise
         yield item

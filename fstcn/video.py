@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from unittest import mock
 
 import av
 import numpy as np
@@ -40,9 +39,9 @@ from .files import PART, atomic, remove_parts
 class VideoError(Exception):
     "A video file that cannot be read: `path` says which, `reason` says why, for a person to read."
     def __init__(self,
-                 path:str|Path, # the file
-                 reason:str, # what is wrong with it
-                 ):
+        path:str|Path, # the file
+        reason:str, # what is wrong with it
+    ):
         super().__init__(path, reason)
         self.path, self.reason = Path(path), reason
 
@@ -53,8 +52,8 @@ class VideoInfo:
     "What a video file holds, as found by decoding all of it once."
     path:Path # the file
     n_frames:int # frames that can be decoded; a header's count is not trusted
-    fps:float # frames per second, on average where they come at varying distances; 0 where the file does not say
-    height:int # pixels as decoded, upright; a pixel aspect ratio other than 1 is not applied
+    fps:float # frames per second, on average where it varies; 0 where the file does not say
+    height:int # pixels as decoded, upright; a pixel aspect ratio is not applied
     width:int # the same
     codec:str # FFmpeg's name of the codec, such as 'mpeg4' or 'h264'
     damage:str = '' # why decoding ended before the end of the file; empty when it did not
@@ -62,9 +61,11 @@ class VideoInfo:
 # %% ../nbs/data/11_video.ipynb #5a2f9b73
 def _stream(out, codec, fps, shape, quality, gop, b_frames, pix_fmt, options):
     h, w = shape[:2]
-    odd = (h % 2 or w % 2) and codec != 'mpeg4'     # MPEG-4 Part 2 crops an odd size, H.264 in 4:2:0 cannot
+    odd = (h % 2 or w % 2) and codec != 'mpeg4'     # MPEG-4 Part 2 crops an odd size
+    if odd and pix_fmt == 'yuv420p':
+        way_out = "use pix_fmt='yuv444p' or an even size"
+        raise ValueError(f'{codec} cannot store {w}x{h} as yuv420p: {way_out}')
     if pix_fmt is None: pix_fmt = 'yuv444p' if odd else 'yuv420p'
-    elif odd and pix_fmt == 'yuv420p': raise ValueError(f"{codec} cannot store {w}x{h} as yuv420p: use pix_fmt='yuv444p' or an even size")
     stream = out.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
     stream.width, stream.height, stream.pix_fmt = w, h, pix_fmt
     ctx = stream.codec_context
@@ -72,97 +73,133 @@ def _stream(out, codec, fps, shape, quality, gop, b_frames, pix_fmt, options):
     if codec == 'mpeg4':
         ctx.qmin = ctx.qmax = 4 if quality is None else quality
         if out.format.name == 'avi': ctx.codec_tag = 'XVID'
-    else: options = {'crf': 20 if quality is None else quality} | options
-    if codec == 'libx264': options = {'x264-params': 'mbtree=0'} | options      # with it the bytes differ from run to run
+    else:
+        options = {'crf': 20 if quality is None else quality} | options
+    if codec == 'libx264':
+        options = {'x264-params': 'mbtree=0'} | options      # bytes that do not vary
     ctx.options = {k: str(v) for k, v in options.items()}
     return stream
 
 # %% ../nbs/data/11_video.ipynb #385f8cdf
-def write_video(path:str|Path, # file to write; its extension chooses the container (.avi, .mp4, .mkv)
-                frames:Tensor|np.ndarray|Iterable, # uint8 RGB, (t,h,w,3), or an iterator over (h,w,3)
-                fps:float|Fraction=25, # frames per second
-                codec:str='mpeg4', # FFmpeg's encoder: 'mpeg4' (with .avi: what UCF-101 uses) or 'libx264'
-                quality:int|None=None, # mpeg4: quantizer, 1 best to 31 (4); libx264: constant rate factor, 0 best to 51 (20)
-                gop:int=12, # largest distance between keyframes, frames
-                b_frames:int=0, # B-frames in a row, at most
-                pix_fmt:str|None=None, # pixel format; None: 4:2:0 where the size allows it, else 4:4:4
-                **options:str|int, # more options of the encoder, such as preset='ultrafast'
-                )->Path: # the file written
-    "Write a video file, whole or not at all, and its folder where that is missing. Raises `ValueError` for frames of another type, shape or size, or none."
+def write_video(
+    path:str|Path, # file to write; its extension chooses the container (.avi, .mp4, .mkv)
+    frames:Tensor|np.ndarray|Iterable, # uint8 RGB, (t,h,w,3), or an iterator over (h,w,3)
+    fps:float|Fraction=25, # frames per second
+    codec:str='mpeg4', # FFmpeg's encoder: 'mpeg4' (with .avi: what UCF-101 uses) or 'libx264'
+    quality:int|None=None, # mpeg4: 1 best to 31 (4); libx264: 0 best to 51 (20)
+    gop:int=12, # largest distance between keyframes, frames
+    b_frames:int=0, # B-frames in a row, at most
+    pix_fmt:str|None=None, # pixel format; None: 4:2:0 where the size allows it, else 4:4:4
+    **options:str|int, # more options of the encoder, such as preset='ultrafast'
+) -> Path: # the file written
+    """Write a video file, whole or not at all, and its folder where that is missing.
+
+    Raises `ValueError` for frames of another type, shape or size, or none.
+    """
     path, stream, shape = Path(path), None, None
-    with atomic(path) as part, av.open(str(part.absolute()), 'w', container_options={'fflags': '+bitexact'}) as out:
+    exact = {'fflags': '+bitexact'}
+    with atomic(path) as part, av.open(str(part.absolute()), 'w', container_options=exact) as out:
         for frame in frames:
             frame = np.ascontiguousarray(frame)
-            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != (shape or frame.shape):
-                raise ValueError(f'{path}: frames must be uint8 (h,w,3) of one size, got {frame.dtype} {frame.shape}')
-            if stream is None: shape, stream = frame.shape, _stream(out, codec, fps, frame.shape, quality, gop, b_frames, pix_fmt, options)
+            is_rgb = frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+            if not is_rgb or shape not in (None, frame.shape):
+                got = f'{frame.dtype} {frame.shape}'
+                raise ValueError(f'{path}: frames must be uint8 (h,w,3) of one size, got {got}')
+            if stream is None:
+                shape = frame.shape
+                stream = _stream(out, codec, fps, shape, quality, gop, b_frames, pix_fmt, options)
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
         if stream is None: raise ValueError(f'{path}: no frames to write')
         out.mux(stream.encode())
     return path
 
 # %% ../nbs/data/11_video.ipynb #9362363c
-_OPEN = {'metadata_errors': 'replace'} if int(av.__version__.split('.')[0]) < 19 else {}   # tags that are not UTF-8 are no reason to fail
+# tags that are not UTF-8 are no reason to fail
+_OPEN = {'metadata_errors': 'replace'} if int(av.__version__.split('.')[0]) < 19 else {}
 
 @contextmanager
 def _open(path):
-    "The container of `path` and its first real video stream, one thread, closed at the end. Raises `VideoError`."
+    "The container of `path` and its first real video stream, closed at the end."
     path = Path(path)
     if path.is_dir(): raise VideoError(path, 'is a directory, not a video file')
     if not path.exists(): raise VideoError(path, 'does not exist')
     if path.stat().st_size == 0: raise VideoError(path, 'is an empty file')
     try: container = av.open(str(path.absolute()), **_OPEN)
-    except (av.FFmpegError, OSError) as e: raise VideoError(path, f'cannot be opened as a video ({e.strerror})') from e
+    except (av.FFmpegError, OSError) as e:
+        raise VideoError(path, f'cannot be opened as a video ({e.strerror})') from e
     with container:
-        kind = container.format.name
-        if kind == 'tty' or kind == 'image2' or kind.endswith('_pipe'): raise VideoError(path, f'is not a video ({container.format.long_name})')
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        kind = container.format
+        if kind.name in ('tty', 'image2') or kind.name.endswith('_pipe'):
+            raise VideoError(path, f'is not a video ({kind.long_name})')
+        cover = av.stream.Disposition.attached_pic
+        streams = [s for s in container.streams.video if not s.disposition & cover]
         if not streams: raise VideoError(path, 'holds no video stream')
         ctx = streams[0].codec_context
         if ctx is None: raise VideoError(path, 'holds a video of an unknown codec')
-        ctx.thread_count, ctx.options = 1, {'err_detect': 'explode'}      # a broken picture is reported instead of painted over
+        ctx.thread_count = 1
+        ctx.options = {'err_detect': 'explode'}      # a broken picture is reported
         yield container, streams[0]
 
 # %% ../nbs/data/11_video.ipynb #0fbf7a37
 def _forward(path, damage=None):
-    "Frames in order of presentation, up to the first broken one; the reason for stopping early is appended to `damage`."
+    "Frames in order of presentation, up to the first broken one; why they end goes into `damage`."
     with _open(path) as (container, stream):
-        ctx, packets, n, why = stream.codec_context, container.demux(stream), 0, ''
-        while not (why and n):                                           # before the first picture an error only delays it
+        ctx, packets = stream.codec_context, container.demux(stream)
+        n, why = 0, ''
+        while not (why and n):      # before the first picture an error only delays it
             frames, why = [], ''
             try:
                 packet = next(packets, None)
                 if packet is None: return
-                if packet.size == 0 and packet.dts is not None: continue # empty, which would be taken for the end
+                empty = packet.size == 0
+                if empty and packet.dts is not None: continue    # it would be taken for the end
                 if packet.is_corrupt: why = 'the file is cut off'
-                else: frames = ctx.decode(packet if packet.size else None)
+                else: frames = ctx.decode(None if empty else packet)
             except av.FFmpegError as e: why = e.strerror
             for frame in frames:
-                if frame.is_corrupt: why = 'a picture is damaged'; break
-                frame.time_base = stream.time_base                       # which the last ones lack
+                if frame.is_corrupt:
+                    why = 'a picture is damaged'
+                    break
+                frame.time_base = stream.time_base   # which the last ones lack
                 yield frame
                 n += 1
         if damage is not None: damage.append(why)
 
+@contextmanager
+def _replaced(owner, name, value):
+    "Within the block, `owner` has another value under this name."
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try: yield
+    finally: setattr(owner, name, before)
+
 def _side_data(frame):
-    "What comes with a frame, by kind. PyAV fails where it does not know one, such as EXIF: that one gets a wrong name here."
+    "What comes with a frame, by kind. What PyAV does not know, such as EXIF, gets a wrong name."
     try: return frame.side_data
     except ValueError:
-        with mock.patch.object(SideType, '_missing_', lambda value: SideType.PANSCAN): return frame.side_data
+        with _replaced(SideType, '_missing_', lambda _: SideType.PANSCAN): return frame.side_data
 
 def _rgb(frame):
     "The picture upright and mirrored as players show it: (h,w,3) uint8."
-    x = frame.reformat(format='rgb24', threads=1).to_ndarray()     # a thread pool for one small picture costs more than it saves
+    x = frame.reformat(format='rgb24', threads=1).to_ndarray()     # more threads would cost more
     matrix = _side_data(frame).get('DISPLAYMATRIX')
     if matrix is None: return x
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()   # a step to the right is shown as (a,b), one down as (c,d)
+    # a step to the right is shown as (a,b), one down as (c,d)
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     if abs(b) > abs(a): x = x.swapaxes(0, 1)
-    return x[::-1 if b + d < 0 else 1, ::-1 if a + c < 0 else 1]
+    down = -1 if b + d < 0 else 1
+    right = -1 if a + c < 0 else 1
+    return x[::down, ::right]
 
 # %% ../nbs/data/11_video.ipynb #c10c0002
 class _Clock:
-    "When frames are shown, in frames of the stated rate since the first: their numbers, as long as these and the frames' times agree, or where there are no rising times."
-    def __init__(self, rate): self.rate, self.times, self.even, self.known = rate, [], True, True
+    """When frames are shown, in frames of the stated rate since the first.
+
+    Their numbers, while these and the times agree, or where there are no rising times.
+    """
+    def __init__(self, rate):
+        self.rate, self.times = rate, []
+        self.even = self.known = True
 
     def add(self, time):                                # of the next frame in seconds, or None
         n = len(self.times)
@@ -171,15 +208,21 @@ class _Clock:
         if self.known and abs((time - self.times[0])*self.rate - n) >= 1.5: self.even = False
 
     def by_number(self): return self.even or not self.known
-    def at(self, i): return i if self.by_number() else (self.times[i] - self.times[0])*self.rate
-    def fps(self): return self.rate if self.by_number() else (len(self.times) - 1)/(self.times[-1] - self.times[0])
+
+    def at(self, i):
+        if self.by_number(): return i
+        return (self.times[i] - self.times[0])*self.rate
+
+    def fps(self):
+        if self.by_number(): return self.rate
+        return (len(self.times) - 1)/(self.times[-1] - self.times[0])
 
     def passed(self, since, seconds):
         "Whether the last frame is so many seconds after frame `since`, to the nearest frame."
         n = len(self.times) - 1
         if self.by_number(): return n - since >= max(1, round(seconds*self.rate))
-        return self.at(n) - self.at(since) >= seconds*self.rate - (self.at(n) - self.at(n-1))/2
-
+        half = (self.at(n) - self.at(n-1))/2
+        return self.at(n) - self.at(since) >= seconds*self.rate - half
 
 # %% ../nbs/data/11_video.ipynb #5d1a3d55
 @lru_cache(maxsize=2**14)
@@ -192,18 +235,24 @@ def _memory(path):
     return _facts(os.path.abspath(path), st.st_size, st.st_mtime_ns)
 
 def _decode_all(path):
-    n, damage, first = 0, [], None
-    with _open(path) as (_, stream): clock, codec = _Clock(float(stream.average_rate or 0)), stream.codec_context.name
+    n, damage, shape = 0, [], None
+    with _open(path) as (_, stream):
+        clock = _Clock(float(stream.average_rate or 0))
+        codec = stream.codec_context.name
     for frame in _forward(path, damage):
-        if first is None: first = _rgb(frame).shape
+        if shape is None: shape = _rgb(frame).shape
         clock.add(frame.time)
         n += 1
-    if first is None: raise VideoError(path, 'no frame can be decoded')
-    return VideoInfo(Path(path), n, clock.fps(), *first[:2], codec, ''.join(damage))
+    if shape is None: raise VideoError(path, 'no frame can be decoded')
+    return VideoInfo(Path(path), n, clock.fps(), *shape[:2], codec, ''.join(damage))
 
-def probe_video(path:str|Path, # the video file
-                )->VideoInfo: # decodable frames, frame rate, size, codec
-    "Describe a video by decoding all of it, once for each version of the file. Raises `VideoError`."
+def probe_video(
+    path:str|Path, # the video file
+) -> VideoInfo: # decodable frames, frame rate, size, codec
+    """Describe a video by decoding all of it, once for each version of the file.
+
+    Raises `VideoError`.
+    """
     facts = _memory(path)
     if 'info' not in facts: facts['info'] = _decode_all(path)
     info = facts['info']
@@ -212,51 +261,66 @@ def probe_video(path:str|Path, # the video file
 # %% ../nbs/data/11_video.ipynb #9cc8d59e
 @dataclass(frozen=True)
 class _PacketIndex:
-    number:np.ndarray # presentation number of each packet's picture, in the order of the file; where it is counted, the packet's place
+    number:np.ndarray # presentation number of each packet's picture; its place if counted
     pos:np.ndarray # byte position of each packet
     key_number:list # number of each picture that decoding may start at, ascending
     key_packet:list # the packet of each
     key_time:list # their times, to seek them by
     counted:bool # whether pictures are numbered as they leave the decoder
 
+def _packet_rows(container, stream, codec, true_times):
+    "Position, time, whether decoding may start, whether a B-picture; None where not one a packet."
+    rows, extradata = [], stream.codec_context.extradata
+    for p in container.demux(stream):
+        if p.size == 0 and p.dts is None: break
+        time = p.pts if true_times else p.dts
+        if p.size == 0 or p.is_corrupt or p.is_discard: return None
+        if p.pos is None or time is None: return None
+        if codec == 'mpeg4':
+            vop = _vop_type(bytes(p))
+            if vop is None: return None
+            key = vop == 'I'
+        else:
+            vop = ''
+            key = p.is_keyframe and _is_refresh(bytes(p), codec, extradata)
+        rows.append((p.pos, time, key, vop == 'B'))
+    return rows
+
 def _packet_index(path):
-    "One picture per packet and where decoding may start, proven from the packets alone; None where they do not prove it."
-    rows = []
+    "Numbers and keyframes, proven from the packets alone; None where these do not prove them."
     with _open(path) as (container, stream):
         codec, kind, header = stream.codec_context.name, container.format.name, stream.frames
-        true_times = 'mp4' in kind or 'matroska' in kind         # AVI stores none: FFmpeg makes them up
-        if codec != 'mpeg4' and not (codec in ('h264', 'hevc') and true_times): return None
-        extradata = stream.codec_context.extradata
-        try:
-            for p in container.demux(stream):
-                if p.size == 0 and p.dts is None: break
-                time = p.pts if true_times else p.dts
-                if p.size == 0 or p.is_corrupt or p.is_discard or p.pos is None or time is None: return None
-                vop = _vop_type(bytes(p)) if codec == 'mpeg4' else ''
-                if vop is None: return None
-                key = vop == 'I' if vop else p.is_keyframe and _is_refresh(bytes(p), codec, extradata)
-                rows.append((p.pos, time, key, vop == 'B'))
+        true_times = 'mp4' in kind or 'matroska' in kind       # FFmpeg makes up those of AVI
+        counted = codec != 'mpeg4'
+        if counted and not (codec in ('h264', 'hevc') and true_times): return None
+        try: rows = _packet_rows(container, stream, codec, true_times)
         except av.FFmpegError: return None
     if not rows: return None
     pos, time, key, b = map(np.array, zip(*rows, strict=True))
     step = np.diff(np.sort(time))
-    complete = header == len(rows) if header else len(rows) == 1 or np.ptp(step) <= 2     # Matroska counts no frames
-    number = _vop_order(b) if codec == 'mpeg4' else np.arange(len(rows))
-    proven = complete and (np.diff(pos) > 0).all() and (step > 0).all() and key[0] and number[0] == 0
-    if not proven: return None
+    if header: complete = header == len(rows)
+    else: complete = len(rows) == 1 or np.ptp(step) <= 2       # Matroska counts no frames
+    number = np.arange(len(rows)) if counted else _vop_order(b)
+    rising = (np.diff(pos) > 0).all() and (step > 0).all()
+    if not (complete and rising and key[0] and number[0] == 0): return None
     keys = np.flatnonzero(key)
-    return _PacketIndex(number, pos, number[keys].tolist(), keys.tolist(), time[keys].tolist(), codec != 'mpeg4')
+    key_number, key_time = number[keys].tolist(), time[keys].tolist()
+    return _PacketIndex(number, pos, key_number, keys.tolist(), key_time, counted)
 
 # %% ../nbs/data/11_video.ipynb #60b0bf60
-def _vop_type(
-    data, # one packet of MPEG-4 Part 2
-    ): # 'I', 'P', 'B' or 'S' of its only picture; None for packed pictures, or one so small that it may only say "as before"
-    start = data.find(b'\0\0\1\xb6')
-    if start < 0 or start + 4 >= len(data) or len(data) <= 19 or data.find(b'\0\0\1\xb6', start + 4) >= 0: return None
+def _vop_type(data):
+    "'I', 'P', 'B' or 'S' of a packet's only picture; None if packed, or so small it may be empty."
+    code = b'\0\0\1\xb6'
+    start = data.find(code)
+    if start < 0 or start + 4 >= len(data) or len(data) <= 19: return None
+    if data.find(code, start + 4) >= 0: return None
     return 'IPBS'[data[start + 4] >> 6]
 
 def _vop_order(b):
-    "Numbers from picture types: a B-picture is shown one place before its own, any other when the next of its kind arrives."
+    """Numbers from picture types.
+
+    A B-picture is shown one place before its own, any other when the next of its kind arrives.
+    """
     anchor = np.flatnonzero(~b)
     number = np.arange(len(b)) - 1
     number[anchor] = np.append(anchor[1:], len(b)) - 1
@@ -267,50 +331,55 @@ def _is_refresh(
     data, # one packet of H.264 or HEVC
     codec, # 'h264' or 'hevc'
     extradata, # of the stream: how many bytes a length takes
-    ): # whether its picture is an IDR before which all earlier pictures are shown, and all later ones after it
-    first = 4 if codec == 'h264' else 21                              # the byte whose lowest two bits hold the length's length less one
+): # whether its picture is an IDR, before which all earlier ones are shown, and after it all later
+    h264 = codec == 'h264'
+    first = 4 if h264 else 21       # its lowest two bits: bytes of a length, less one
     if not extradata or extradata[0] != 1 or len(extradata) <= first: return False
     length, start = (extradata[first] & 3) + 1, 0
     while start + length < len(data):
         size = int.from_bytes(data[start:start + length])
         header = data[start + length]
-        kind = header & 31 if codec == 'h264' else header >> 1 & 63
-        of_picture = 1 <= kind <= 5 if codec == 'h264' else kind < 32
-        if of_picture: return kind == (5 if codec == 'h264' else 20)
+        kind = header & 31 if h264 else header >> 1 & 63
+        of_picture = 1 <= kind <= 5 if h264 else kind < 32
+        if of_picture: return kind == (5 if h264 else 20)
         start += length + size
     return False
 
 # %% ../nbs/data/11_video.ipynb #305bf8cf
 def _jump(path, wanted, index):
-    "The wanted frames (ascending) as (number, frame), skipping from keyframe to keyframe; stops at the first thing unforeseen."
+    "Wanted frames (ascending) as (number, frame), keyframe to keyframe; stops at a surprise."
     todo, want, keys = deque(wanted), set(wanted), set(index.key_packet)
     with _open(path) as (container, stream):
-        ctx, packets, at, last, shown = stream.codec_context, container.demux(stream), 0, 0, 0
+        ctx, packets = stream.codec_context, container.demux(stream)
+        at, last, shown = 0, 0, 0              # next packet, last keyframe, next frame to come out
         while todo:
             k = bisect_right(index.key_number, todo[0]) - 1
             try:
                 if k > last and index.key_packet[k] > at:      # never twice to the same keyframe
                     container.seek(index.key_time[k], stream=stream)
-                    packets, at, last, shown = container.demux(stream), None, k, index.key_number[k]
+                    packets, at = container.demux(stream), None
+                    last, shown = k, index.key_number[k]
                 packet = next(packets, None)
                 if packet is None: return
                 if packet.size == 0: frames = ctx.decode(None)
                 else:
                     if at is None:
                         at = int(np.searchsorted(index.pos, packet.pos))
-                        if at > index.key_packet[last]: return                       # the seek landed late
+                        if at > index.key_packet[last]: return             # the seek landed late
                     if at >= len(index.pos) or packet.pos != index.pos[at]: return
-                    packet.pts, at = int(index.number[at]), at + 1
-                    if packet.pts < index.key_number[last]: continue                 # shown before the keyframe: the seek landed early, or it leans on an earlier one
+                    packet.pts = int(index.number[at])
+                    at += 1
+                    if packet.pts < index.key_number[last]: continue    # shown before it
                     skip = not index.counted and packet.pts not in want
-                    ctx.skip_frame = 'NONREF' if skip else 'DEFAULT'                 # an unwanted picture that no other needs
+                    ctx.skip_frame = 'NONREF' if skip else 'DEFAULT'       # if no other needs it
                     frames = ctx.decode(packet)
             except av.FFmpegError: return
             for frame in frames:
                 n = shown if index.counted else frame.pts
                 shown += 1
-                strange = index.counted and (frame.interlaced_frame or frame.pts in keys and frame.pts != n)
-                if strange or frame.is_corrupt or todo and n > todo[0]: return
+                misplaced = frame.pts in keys and frame.pts != n
+                if index.counted and (frame.interlaced_frame or misplaced): return
+                if frame.is_corrupt or todo and n > todo[0]: return
                 if todo and n == todo[0]: yield todo.popleft(), frame
 
 # %% ../nbs/data/11_video.ipynb #a41fe34f
@@ -324,7 +393,9 @@ def _auto(path, wanted):
     facts, done = _memory(path), 0
     if 'index' not in facts: facts['index'] = _packet_index(path)
     index, info = facts['index'], facts.get('info')
-    if index is not None and wanted[-1] < len(index.number) and (info is None or info.n_frames == len(index.number)):
+    length = 0 if index is None else len(index.number)
+    agreed = info is None or info.n_frames == length
+    if agreed and wanted[-1] < length:
         for n, frame in _jump(path, wanted, index):
             yield n, _rgb(frame)
             done += 1
@@ -332,17 +403,24 @@ def _auto(path, wanted):
 
 # %% ../nbs/data/11_video.ipynb #324c873a
 def _import(name):
+    "A module whose libraries stay its own, see above."
     try:
-        with mock.patch.object(ctypes, 'RTLD_GLOBAL', ctypes.RTLD_LOCAL): return importlib.import_module(name)    # see above
+        with _replaced(ctypes, 'RTLD_GLOBAL', ctypes.RTLD_LOCAL):
+            return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as e:
-        raise ValueError(f"backend '{name}' cannot be loaded here ({str(e).splitlines()[0]}); use backend='auto'") from e
+        why = f"backend '{name}' cannot be loaded here ({str(e).splitlines()[0]})"
+        raise ValueError(f"{why}; use backend='auto'") from e
 
 def _decord(path, wanted):
     decord, n = _import('decord'), probe_video(path).n_frames
     decord.logging.set_level(decord.logging.QUIET)
     wanted = [i for i in wanted if i < n]
-    try: frames = decord.VideoReader(str(path.absolute()), num_threads=1).get_batch(wanted).asnumpy() if wanted else ()
-    except (decord.DECORDError, RuntimeError, IndexError) as e: raise VideoError(path, f'decord: {str(e).splitlines()[0]}') from e
+    if not wanted: return
+    try:
+        reader = decord.VideoReader(str(path.absolute()), num_threads=1)
+        frames = reader.get_batch(wanted).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as e:
+        raise VideoError(path, f'decord: {str(e).splitlines()[0]}') from e
     yield from zip(wanted, frames, strict=True)
 
 BACKENDS = {'auto': _auto, 'pyav': _pyav, 'decord': _decord}
@@ -351,19 +429,28 @@ BACKENDS = {'auto': _auto, 'pyav': _pyav, 'decord': _decord}
 def _checked(path, indices, n=None):
     "The indices as a list of int; with `n`, all of them below it. Raises `ValueError`."
     try: idx = [operator.index(i) for i in indices]
-    except TypeError as e: raise ValueError(f'{path}: frame indices must be whole numbers, got {indices!r}') from e
+    except TypeError as e:
+        raise ValueError(f'{path}: frame indices must be whole numbers, got {indices!r}') from e
     if not idx: raise ValueError(f'{path}: no frame index given')
     if min(idx) < 0: raise ValueError(f'{path}: frame index {min(idx)} is negative')
-    if n is not None and max(idx) >= n: raise ValueError(f'{path}: frame index {max(idx)} is past the end, the video has {n} frames')
+    if n is not None and max(idx) >= n:
+        past = f'frame index {max(idx)} is past the end'
+        raise ValueError(f'{path}: {past}, the video has {n} frames')
     return idx
 
 # %% ../nbs/data/11_video.ipynb #632e807f
 def _check_size(short_side):
-    if short_side is not None and short_side < 1: raise ValueError(f'short_side must be at least 1 pixel, got {short_side}')
+    if short_side is not None and short_side < 1:
+        raise ValueError(f'short_side must be at least 1 pixel, got {short_side}')
 
-def resize_frame(frame:np.ndarray, # picture (h,w,3), uint8
-                 short_side:int|None, # pixels of the shorter side after resizing; None: as it is
-                 )->np.ndarray: # picture (h',w',3), uint8, aspect kept
+def _check_shape(path, n, x, first):
+    if x.shape == first: return
+    raise VideoError(path, f'frame {n} has another size than the frames before it')
+
+def resize_frame(
+    frame:np.ndarray, # picture (h,w,3), uint8
+    short_side:int|None, # pixels of the shorter side after resizing; None: as it is
+) -> np.ndarray: # picture (h',w',3), uint8, aspect kept
     "The picture with its shorter side `short_side`, antialiased; itself where that is so already."
     if short_side is None or min(frame.shape[:2]) == short_side: return frame
     h, w = frame.shape[:2]
@@ -374,34 +461,45 @@ def resize_frame(frame:np.ndarray, # picture (h,w,3), uint8
     return x[0].permute(1, 2, 0).numpy()
 
 # %% ../nbs/data/11_video.ipynb #e8522960
-def each_frame(path:str|Path, # video file
-               indices:Sequence[int], # frame numbers in order of presentation, from 0; in any order, repeated or not
-               short_side:int|None=None, # pixels of the shorter side after resizing (antialiased, aspect kept); None: as stored
-               backend:str='auto', # 'auto' or 'pyav' (exact), 'decord' (as exact as it is)
-               )->Iterator[tuple[list[int],np.ndarray]]: # places in `indices` and the picture (h,w,3), uint8 RGB, that belongs there
-    "The frames asked for as they are decoded, each once, in order of time. Raises `ValueError` (index, backend) and `VideoError` (file)."
+def each_frame(
+    path:str|Path, # video file
+    indices:Sequence[int], # frame numbers from 0, in any order, repeated or not
+    short_side:int|None=None, # pixels of the shorter side after resizing; None: as stored
+    backend:str='auto', # 'auto' or 'pyav' (exact), 'decord' (as exact as it is)
+) -> Iterator[tuple[list[int],np.ndarray]]: # places in `indices`, their picture (h,w,3) uint8
+    """The frames asked for as they are decoded, each once, in order of time.
+
+    Raises `ValueError` (index, backend) and `VideoError` (file).
+    """
     path, idx = Path(path), _checked(path, indices)
-    if backend not in BACKENDS: raise ValueError(f'unknown backend {backend!r}: use one of {", ".join(BACKENDS)}')
+    if backend not in BACKENDS:
+        raise ValueError(f'unknown backend {backend!r}: use one of {", ".join(BACKENDS)}')
     _check_size(short_side)
     places, shape = {}, None
     for place, n in enumerate(idx): places.setdefault(n, []).append(place)
     for n, frame in BACKENDS[backend](path, sorted(places)):
         x = resize_frame(frame, short_side)
-        if x.shape != (shape := shape or x.shape): raise VideoError(path, f'frame {n} has another size than the frames before it')
+        shape = shape or x.shape
+        _check_shape(path, n, x, shape)
         yield places.pop(n), x
     if places:
         _checked(path, places, probe_video(path).n_frames)
         raise VideoError(path, f'backend {backend!r} did not deliver frame {min(places)}')
 
-def read_frames(path:str|Path, # video file
-                indices:Sequence[int], # frame numbers in order of presentation, from 0; in any order, repeated or not
-                short_side:int|None=None, # pixels of the shorter side after resizing (antialiased, aspect kept); None: as stored
-                backend:str='auto', # 'auto' or 'pyav' (exact), 'decord' (as exact as it is)
-                )->Tensor: # (len(indices),h,w,3) uint8 RGB, in the order asked, upright
-    "Read exactly the frames asked for, each decoded once. Raises `ValueError` (index, backend) and `VideoError` (file)."
+def read_frames(
+    path:str|Path, # video file
+    indices:Sequence[int], # frame numbers from 0, in any order, repeated or not
+    short_side:int|None=None, # pixels of the shorter side after resizing; None: as stored
+    backend:str='auto', # 'auto' or 'pyav' (exact), 'decord' (as exact as it is)
+) -> Tensor: # (len(indices),h,w,3) uint8 RGB, in the order asked, upright
+    """Read exactly the frames asked for, in order of presentation, each decoded once.
+
+    Raises `ValueError` (index, backend) and `VideoError` (file).
+    """
     out = None
     for places, x in each_frame(path, indices, short_side, backend):
-        if out is None: out = np.empty((len(indices), *x.shape), np.uint8)     # NumPy: PyTorch would wake its threads for every copy
+        # NumPy: PyTorch would wake its threads for every copy
+        if out is None: out = np.empty((len(indices), *x.shape), np.uint8)
         for place in places: out[place] = x
     return torch.from_numpy(out)
 
@@ -412,31 +510,37 @@ def _get_ready():
 
 # %% ../nbs/data/11_video.ipynb #248bd80a
 class Guard:
-    "Calls functions in child processes and ends those that take too long; any number of threads may call at once."
+    """Calls functions in child processes and ends those that take too long.
+
+    Any number of threads may call at once.
+    """
     def __init__(self,
-                 timeout:float=60., # seconds a call may take
-                 workers:int=1, # child processes; further calls wait for their turn
-                 ):
+        timeout:float=60., # seconds a call may take
+        workers:int=1, # child processes; further calls wait for their turn
+    ):
         self.timeout = timeout
         context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
         self._pool = ProcessPool(workers, initializer=_get_ready, context=context)
 
     def __call__(self,
-                 fn:Callable, # importable function of a path, such as probe_video
-                 path:str|Path, # first argument of `fn`, and the file that errors name
-                 *args, # more arguments of `fn`
-                 )->object: # what `fn` returned
-        "`fn(path, *args)`. Raises what `fn` raises, and `VideoError` when it does not end in time or its process dies."
+        fn:Callable, # importable function of a path, such as probe_video
+        path:str|Path, # first argument of `fn`, and the file that errors name
+        *args, # more arguments of `fn`
+    ) -> object: # what `fn` returned
+        """`fn(path, *args)`.
+
+        Raises what `fn` raises, and `VideoError` when it does not end in time or its process dies.
+        """
         try: return self._pool.schedule(fn, (path, *args), timeout=self.timeout).result()
         except TimeoutError as e:
-            reason = f'decoding did not end within {self.timeout:g} s; --timeout (in Python timeout=) gives it more'
-            raise VideoError(path, reason) from e
+            late = f'decoding did not end within {self.timeout:g} s'
+            raise VideoError(path, f'{late}; --timeout (in Python timeout=) gives it more') from e
         except ProcessExpired as e: raise VideoError(path, 'decoding it killed the process') from e
         except BrokenProcessPool as e:
             way_out = "in a script, call this under `if __name__ == '__main__':`"
             raise RuntimeError(f'the child process did not start; {way_out}') from e
 
-    def close(self)->None:
+    def close(self) -> None:
         "End all child processes."
         self._pool.stop()
         self._pool.join()
@@ -454,7 +558,7 @@ def _bytes_in(folder):
     return total
 
 def _cache_size(root):
-    "Bytes in a cache, unfinished files included; those that a killed process left behind are removed after an hour."
+    "Bytes in a cache with its unfinished files; those an hour old are removed."
     remove_parts(root, 3600)
     total = _bytes_in(root)
     for part in root.glob(f'{PART}*'):
@@ -469,10 +573,12 @@ def _version(path):
     except OSError as e: raise VideoError(path, 'does not exist') from e
     return st.st_size, st.st_mtime_ns
 
+def _digest(key): return hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+
 def _cache_file(root, path, short_side):
     "Which video, at which size, and which version of it."
-    key = (os.path.abspath(path), short_side), _version(path)
-    return root/('-'.join(hashlib.sha256(repr(k).encode()).hexdigest()[:24] for k in key) + '.npy')
+    which = os.path.abspath(path), short_side
+    return root/f'{_digest(which)}-{_digest(_version(path))}.npy'
 
 def _n_packets(path):
     "About as many as there are frames to decode, and quickly counted; 0 where that fails."
@@ -481,13 +587,16 @@ def _n_packets(path):
         except av.FFmpegError: return 0
 
 def _decode_to(file, path, short_side, room):
-    "Decode all of `path` into a .npy file, frame by frame; False as soon as it would, or by its packets will, take more than `room` bytes."
-    def header(n): np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': (n, *shape)})
+    "Decode all of `path` into a .npy file; False once it takes, or will take, over `room` bytes."
+    def header(n):
+        fields = {'descr': '|u1', 'fortran_order': False, 'shape': (n, *shape)}
+        np.lib.format.write_array_header_1_0(f, fields)
     n, shape, expected = 0, None, _n_packets(path)
     with open(file, 'wb') as f:
         for frame in _forward(path):
             x = np.ascontiguousarray(resize_frame(_rgb(frame), short_side))
-            if x.shape != (shape := shape or x.shape): raise VideoError(path, f'frame {n} has another size than the frames before it')
+            shape = shape or x.shape
+            _check_shape(path, n, x, shape)
             if n == 0: header(0)                 # NumPy leaves space for the length to grow
             if f.tell() + x.nbytes*max(1, expected - n) > room: return False
             f.write(x)
@@ -499,7 +608,7 @@ def _decode_to(file, path, short_side, room):
 
 # %% ../nbs/data/11_video.ipynb #84f94492
 def _load(file):
-    "The frames in a file of the cache as a memory map; None where it is missing, spoiled, or not as long as its header says."
+    "The frames in a file of the cache as a memory map; None where it is missing or not whole."
     try: frames = np.lib.format.open_memmap(file, mode='r')
     except (OSError, ValueError): return None
     return frames if file.stat().st_size == frames.offset + frames.nbytes else None
@@ -508,68 +617,85 @@ class _CacheFull(Exception):
     "A cache has no room for a video."
 
 def _mapped(root, path, short_side, max_bytes):
-    "The memory map of a video's file in the cache, which is made if it is missing; None where there is no room."
+    "The memory map of a video's file in the cache, made if missing; None where there is no room."
     file = _cache_file(root, path, short_side)
-    if (frames := _load(file)) is not None: return frames
-    for old in root.glob(file.name.split('-')[0] + '-*.npy'): old.unlink(missing_ok=True)     # earlier versions
+    frames = _load(file)
+    if frames is not None: return frames
+    video = file.name.split('-')[0]
+    for earlier in root.glob(f'{video}-*.npy'): earlier.unlink(missing_ok=True)
     room = max_bytes - _cache_size(root)
     try:
         with atomic(file, sync=False) as part:
-            if not _decode_to(part, path, short_side, room) or _cache_size(root) > max_bytes: raise _CacheFull
+            fits = _decode_to(part, path, short_side, room)
+            if not fits or _cache_size(root) > max_bytes: raise _CacheFull
     except _CacheFull: return None
     return _load(file)
 
 def _frames_of(cache, path):
-    "All frames of a video as a memory map (t,h,w,3), opened once in a process, or None where there is no room for them."
+    "All frames of a video as a memory map (t,h,w,3), opened once; None where there is no room."
     version, known = _version(path), cache._maps.get(path)
     if known and known[0] == version: return known[1]
     if cache._refused.get(path) == version: return None
     if len(cache._maps) > 1000: cache._maps.clear()
-    try: frames, why = _mapped(cache.root, path, cache.short_side, cache.max_bytes), f'is full ({cache.max_bytes} bytes)'
+    why = f'is full ({cache.max_bytes} bytes)'
+    try: frames = _mapped(cache.root, path, cache.short_side, cache.max_bytes)
     except OSError as e: frames, why = None, f'cannot be written ({e.strerror or e})'
-    if frames is not None: cache._maps[path] = version, np.asarray(frames)
-    else: cache._refused[path] = version
-    if frames is None and not cache._warned:
-        warnings.warn(f'{cache.root}: the frame cache {why}; it goes on without videos that are not in it yet', stacklevel=3)
+    if frames is not None:
+        cache._maps[path] = version, np.asarray(frames)
+        return frames
+    cache._refused[path] = version
+    if not cache._warned:
+        then = 'it goes on without videos that are not in it yet'
+        warnings.warn(f'{cache.root}: the frame cache {why}; {then}', stacklevel=3)
         cache._warned = True
-    return frames
+    return None
 
 # %% ../nbs/data/11_video.ipynb #d7f3170b
 class FrameCache:
-    "Videos decoded once, at the working size, into memory-mapped files that any number of processes share. Raises `ValueError` for a size below one pixel."
+    """Videos decoded once, at the working size, into files that any number of processes share.
+
+    Raises `ValueError` for a size below one pixel.
+    """
     def __init__(self,
-                 root:str|Path, # directory of the cache, made where it is missing
-                 short_side:int|None=None, # working size, as in read_frames
-                 max_bytes:int=20*2**30, # what the whole directory may take; beyond it, videos are read as without a cache
-                 ):
+        root:str|Path, # directory of the cache, made where it is missing
+        short_side:int|None=None, # working size, as in read_frames
+        max_bytes:int=20*2**30, # of the directory; beyond it, videos are read as without a cache
+    ):
         _check_size(short_side)
-        self.root, self.short_side, self.max_bytes, self._warned = Path(root), short_side, max_bytes, False
-        self._maps, self._refused = {}, {}     # of this process alone; path: version of the video, its frames, and path: version that found no room
+        self.root, self.short_side, self.max_bytes = Path(root), short_side, max_bytes
+        self._warned = False
+        self._maps = {}        # of this process; path: version of the video, its frames
+        self._refused = {}     # of this process; path: version that found no room
         self.root.mkdir(parents=True, exist_ok=True)
 
     def __getstate__(self): return {**vars(self), '_maps': {}, '_refused': {}}
 
     def each_frame(self,
-                   path:str|Path, # video file
-                   indices:Sequence[int], # frame numbers, as in fstcn.video.each_frame
-                   )->Iterator[tuple[list[int],np.ndarray]]: # places in `indices` and the picture (h,w,3), uint8 RGB, that belongs there
-        "The same as `each_frame(path, indices, short_side)`, in the order asked and without a copy, with the same errors."
+        path:str|Path, # video file
+        indices:Sequence[int], # frame numbers, as in fstcn.video.each_frame
+    ) -> Iterator[tuple[list[int],np.ndarray]]: # places in `indices`, their picture (h,w,3)
+        """The same as `each_frame(path, indices, short_side)`, with the same errors.
+
+        The frames come in the order asked and without a copy.
+        """
         frames = _frames_of(self, path)
-        if frames is None: yield from each_frame(path, indices, self.short_side)
-        else: yield from (([place], frames[i]) for place, i in enumerate(_checked(path, indices, len(frames))))
+        if frames is None:
+            yield from each_frame(path, indices, self.short_side)
+            return
+        for place, i in enumerate(_checked(path, indices, len(frames))): yield [place], frames[i]
 
     def read_frames(self,
-                    path:str|Path, # video file
-                    indices:Sequence[int], # frame numbers, as in fstcn.video.read_frames
-                    )->Tensor: # (len(indices),h,w,3) uint8 RGB
+        path:str|Path, # video file
+        indices:Sequence[int], # frame numbers, as in fstcn.video.read_frames
+    ) -> Tensor: # (len(indices),h,w,3) uint8 RGB
         "The same as `read_frames(path, indices, short_side)`, with the same errors."
         frames = _frames_of(self, path)
         if frames is None: return read_frames(path, indices, self.short_side)
         return torch.from_numpy(frames[_checked(path, indices, len(frames))])
 
     def n_frames(self,
-                 path:str|Path, # video file
-                 )->int: # frames that can be decoded
+        path:str|Path, # video file
+    ) -> int: # frames that can be decoded
         "The number of frames of a video. Raises `VideoError`."
         frames = _frames_of(self, path)
         return probe_video(path).n_frames if frames is None else len(frames)

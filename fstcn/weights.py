@@ -31,14 +31,20 @@ from .files import atomic, file_sha256
 from .sampling import IMAGENET_MEAN, IMAGENET_STD
 
 # %% ../nbs/practice/32_weights.ipynb #09d079fb
-LAYERS = ('scl.conv1', 'scl.conv2', 'scl.conv3', 'scl.conv4', 'spatial.conv5', 'spatial.fc.fc6', 'spatial.fc.fc7', 'classifier')  # from the pixels up
+LAYERS = (  # from the pixels up
+    'scl.conv1', 'scl.conv2', 'scl.conv3', 'scl.conv4',
+    'spatial.conv5', 'spatial.fc.fc6', 'spatial.fc.fc7', 'classifier',
+)
 
 class WeightsError(Exception):
     "Weights that cannot be used: which file, why, and what to do."
 
 @dataclass(frozen=True)
 class ImageNetWeights:
-    "Weights of CNN-M, ready for `fstcn`: named as `FstCN` names its parameters, the original preprocessing folded into conv1."
+    """Weights of CNN-M, ready for `fstcn`.
+
+    Named as `FstCN` names its parameters, the original preprocessing folded into conv1.
+    """
     state:dict[str,Tensor] # weight and bias of every layer in `LAYERS`
     format:str # 'vggm' or 'matconvnet'
     mean:tuple[float,...] # gray levels of R, G and B that the original network subtracts
@@ -55,37 +61,62 @@ def fold_input(
     bias:Tensor, # its bias (c,)
     mean:Sequence[float], # gray levels of R, G and B that it expects to be subtracted
     bgr:bool=False, # its input channels are blue, green, red
-) -> tuple[Tensor,Tensor]: # weight (c,3,h,w) and bias (c,) that take what network_input gives; same dtype
-    "The same first layer for our input, computed in float64. Raises `ValueError` if weight or mean is not of three colors."
+) -> tuple[Tensor,Tensor]: # weight (c,3,h,w) and bias (c,) for what network_input gives; same dtype
+    """The same first layer for our input, computed in float64.
+
+    Raises `ValueError` if weight or mean is not of three colors.
+    """
     if weight.dim() != 4 or weight.shape[1] != 3 or len(mean) != 3:
-        raise ValueError(f'three colors are needed, got a weight {tuple(weight.shape)} and a mean of {len(mean)} values')
+        got = f'a weight {tuple(weight.shape)} and a mean of {len(mean)} values'
+        raise ValueError(f'three colors are needed, got {got}')
     w = weight.double().flip(1) if bgr else weight.double()
-    mu, sigma, m = (torch.tensor(v, dtype=torch.float64) for v in (IMAGENET_MEAN, IMAGENET_STD, tuple(mean)))
+    mu, sigma, m = torch.tensor((IMAGENET_MEAN, IMAGENET_STD, tuple(mean)), dtype=torch.float64)
     shift = w.sum((2, 3)) @ (255*mu - m)
-    return (w * (255*sigma)[:, None, None]).to(weight.dtype), (bias.double() + shift).to(bias.dtype)
+    w = w * (255*sigma)[:, None, None]
+    return w.to(weight.dtype), (bias.double() + shift).to(bias.dtype)
 
 # %% ../nbs/practice/32_weights.ipynb #553ee4da
-_VGGM = ('features.0', 'features.4', 'features.8', 'features.10', 'features.12', 'classif.0', 'classif.3', 'classif.6')
+_VGGM = (
+    'features.0', 'features.4', 'features.8', 'features.10', 'features.12',
+    'classif.0', 'classif.3', 'classif.6',
+)
 VGGM_MEAN = (123.68, 116.779, 103.939)  # R, G, B
+_GIVE_MAT = 'give imagenet-vgg-m-2048.mat'
+_UNREADABLE = (  # what readers raise at damaged files
+    AttributeError, EOFError, LookupError, OSError, TypeError, ValueError,
+    AssertionError, RuntimeError, SafetensorError, pickle.UnpicklingError, struct.error,
+)
 
 def _read_vggm(path, safetensors):
     "Weight and bias of the eight layers, the mean, and whether channels are BGR."
-    try: state = load_file(path) if safetensors else torch.load(path, map_location='cpu', weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError,
-            AssertionError, struct.error) as e:
-        raise WeightsError(f'{path}: damaged, or no file of weights ({str(e).splitlines()[0] if str(e) else e!r}); '
-                           'give vggm-*.pth, the same as .safetensors, or imagenet-vgg-m-2048.mat') from e
-    keys = {k.replace('classifier.', 'classif.'): k for k in state if isinstance(k, str)} if isinstance(state, dict) else {}
+    try:
+        if safetensors: state = load_file(path)
+        else: state = torch.load(path, map_location='cpu', weights_only=True)
+    except _UNREADABLE as e:
+        why = str(e).splitlines()[0] if str(e) else repr(e)
+        raise WeightsError(f'{path}: damaged, or no file of weights ({why}); give vggm-*.pth, '
+                           'the same as .safetensors, or imagenet-vgg-m-2048.mat') from e
+    items = state.items() if isinstance(state, dict) else ()
+    tensors = {k.replace('classifier.', 'classif.'): t for k, t in items if isinstance(k, str)}
     wanted = [f'{name}.{part}' for name in _VGGM for part in ('weight', 'bias')]
-    wrong = [k for k in wanted if k not in keys or not isinstance(state[keys[k]], Tensor)] + sorted(set(keys) - set(wanted))
-    if wrong: raise WeightsError(f'{path}: weights, but not those of vggm: {", ".join(wrong[:4])}... missing or not of it; give vggm-*.pth of pretrainedmodels')
-    return [(state[keys[f'{n}.weight']], state[keys[f'{n}.bias']]) for n in _VGGM], VGGM_MEAN, True
+    wrong = [k for k in wanted if not isinstance(tensors.get(k), Tensor)]
+    wrong += sorted(set(tensors) - set(wanted))
+    if wrong:
+        keys = ', '.join(wrong[:4])
+        raise WeightsError(f'{path}: weights, but not those of vggm: {keys}... '
+                           'missing or not of it; give vggm-*.pth of pretrainedmodels')
+    pairs = [(tensors[f'{n}.weight'], tensors[f'{n}.bias']) for n in _VGGM]
+    return pairs, VGGM_MEAN, True
 
 # %% ../nbs/practice/32_weights.ipynb #ca7b6a17
-_LRN, _POOL, _CONV = 'lrn 5 2 0.0001 0.75', 'pool max 3 stride 2', 'conv stride 1 pad 1'
-_FULL = 'conv stride 1 pad 0'
-_PLAN = ('conv stride 2 pad 0', 'relu', _LRN, _POOL, 'conv stride 2 pad 1', 'relu', _LRN, _POOL, _CONV, 'relu', _CONV, 'relu', _CONV, 'relu', _POOL,
-         _FULL, 'relu', _FULL, 'relu', _FULL)  # CNN-M-2048 as MatConvNet would describe it
+_LRN, _POOL = 'lrn 5 2 0.0001 0.75', 'pool max 3 stride 2'
+_CONV, _FULL = 'conv stride 1 pad 1', 'conv stride 1 pad 0'
+_PLAN = (  # CNN-M-2048 as MatConvNet would describe it
+    'conv stride 2 pad 0', 'relu', _LRN, _POOL,
+    'conv stride 2 pad 1', 'relu', _LRN, _POOL,
+    _CONV, 'relu', _CONV, 'relu', _CONV, 'relu', _POOL,
+    _FULL, 'relu', _FULL, 'relu', _FULL,
+)
 
 def _numbers(layer, name, default=0):
     "A field of a layer as text: one number if all are the same."
@@ -95,17 +126,38 @@ def _numbers(layer, name, default=0):
 def _describe(layer):
     "What a SimpleNN layer does, in the words of `_PLAN`."
     kind = layer.type.item()
-    if kind == 'conv': return f'conv stride {_numbers(layer, "stride", 1)} pad {_numbers(layer, "pad")}'
-    if kind == 'pool': return f'pool {getattr(layer, "method", np.array("max")).item()} {_numbers(layer, "pool")} stride {_numbers(layer, "stride", 1)}'
     if kind in ('normalize', 'lrn'): return f'lrn {_numbers(layer, "param")}'
-    return kind
+    if kind not in ('conv', 'pool'): return kind
+    stride = _numbers(layer, 'stride', 1)
+    if kind == 'conv': return f'conv stride {stride} pad {_numbers(layer, "pad")}'
+    method = getattr(layer, 'method', np.array('max')).item()
+    return f'pool {method} {_numbers(layer, "pool")} stride {stride}'
 
 # %% ../nbs/practice/32_weights.ipynb #1ba476b2
 def _mean_color(mat):
-    "Mean R, G, B of the average image (h,w,3) or color (3 values in any shape); None if the file has none."
-    norm = getattr(mat['meta'].item(), 'normalization', None) if 'meta' in mat else mat.get('normalization')
-    image = np.asarray(getattr(norm.item(), 'averageImage', ()) if norm is not None else (), dtype=np.float64)
-    return tuple(image.reshape(-1, 3).mean(0).tolist()) if image.size and image.size % 3 == 0 else None
+    "Mean R, G, B of the average image (h,w,3) or color; None if the file has none."
+    if 'meta' in mat: norm = getattr(mat['meta'].item(), 'normalization', None)
+    else: norm = mat.get('normalization')
+    if norm is None: return None
+    image = np.asarray(getattr(norm.item(), 'averageImage', ()), dtype=np.float64)
+    if image.size == 0 or image.size % 3: return None
+    return tuple(image.reshape(-1, 3).mean(0).tolist())
+
+def _kernel_and_bias(conv):
+    "(out,in,h,w) and (out,)."
+    if hasattr(conv, 'weights'): w, b = conv.weights.ravel()
+    else: w, b = conv.filters, conv.biases
+    w = np.ascontiguousarray(w.transpose(3, 2, 0, 1))
+    return torch.from_numpy(w), torch.from_numpy(b.ravel())
+
+def _check_plan(path, plan):
+    "Refuse a network that is not CNN-M."
+    plan = [p for p in plan if p not in ('dropout', 'softmax', 'softmaxloss')]
+    for i, (have, want) in enumerate(zip(plan, _PLAN, strict=False), 1):
+        if have == want: continue
+        raise WeightsError(f'{path}: not CNN-M: its layer {i} is "{have}", not "{want}"; {_GIVE_MAT}')
+    if len(plan) == len(_PLAN): return
+    raise WeightsError(f'{path}: not CNN-M: {len(plan)} layers, not {len(_PLAN)}; {_GIVE_MAT}')
 
 def _read_matconvnet(path):
     "Weight and bias of the eight layers, the mean, and whether channels are BGR."
@@ -113,37 +165,51 @@ def _read_matconvnet(path):
         mat = loadmat(path, struct_as_record=False)
         layers = [cell.item() for cell in mat['layers'].ravel()]
         plan = [_describe(l) for l in layers]
-        pairs = [l.weights.ravel() if hasattr(l, 'weights') else (l.filters, l.biases) for l in layers if l.type.item() == 'conv']
-        convs = [(torch.from_numpy(np.ascontiguousarray(w.transpose(3, 2, 0, 1))), torch.from_numpy(b.ravel())) for w, b in pairs]
+        pairs = [_kernel_and_bias(l) for l in layers if l.type.item() == 'conv']
         mean = _mean_color(mat)
-    except NotImplementedError as e: raise WeightsError(f'{path}: a MATLAB file of version 7.3; in MATLAB, load it and save it again with -v7') from e
-    except (MatReadError, zlib.error, EOFError, OSError, KeyError, AttributeError, IndexError, ValueError, TypeError, OverflowError, MemoryError) as e:
-        raise WeightsError(f'{path}: damaged, or no SimpleNN network of MatConvNet ({e!r}); give imagenet-vgg-m-2048.mat') from e
-    plan = [p for p in plan if p not in ('dropout', 'softmax', 'softmaxloss')]
-    for i, (have, want) in enumerate(zip(plan, _PLAN, strict=False)):
-        if have != want: raise WeightsError(f'{path}: not CNN-M: its layer {i + 1} is "{have}", not "{want}"; give imagenet-vgg-m-2048.mat')
-    if len(plan) != len(_PLAN): raise WeightsError(f'{path}: not CNN-M: {len(plan)} layers, not {len(_PLAN)}; give imagenet-vgg-m-2048.mat')
-    return [c if i < 5 else (c[0].flatten(1), c[1]) for i, c in enumerate(convs)], mean, False
+    except NotImplementedError as e:
+        raise WeightsError(f'{path}: a MATLAB file of version 7.3; '
+                           'in MATLAB, load it and save it again with -v7') from e
+    except (MatReadError, zlib.error, EOFError, OSError, KeyError, AttributeError, IndexError,
+            ValueError, TypeError, OverflowError, MemoryError) as e:
+        raise WeightsError(f'{path}: damaged, or no SimpleNN network of MatConvNet ({e!r}); '
+                           f'{_GIVE_MAT}') from e
+    _check_plan(path, plan)
+    full = [(w.flatten(1), b) for w, b in pairs[5:]]
+    return pairs[:5] + full, mean, False
 
 # %% ../nbs/practice/32_weights.ipynb #0fbabb99
+_KERNELS = [(7, 7), (5, 5), (3, 3), (3, 3), (3, 3), (), (), ()]
+
 def imagenet_state(
-    path:str|Path, # `imagenet-vgg-m-2048.mat`, `vggm-*.pth`, or the latter's tensors as `.safetensors`
-    mean:Sequence[float]|None=None, # gray levels of R, G and B that the original network subtracts; None: what belongs to the file
+    path:str|Path, # `imagenet-vgg-m-2048.mat`, or `vggm-*.pth`, or its tensors as `.safetensors`
+    mean:Sequence[float]|None=None, # gray levels of R, G, B that are subtracted; None: the file's
 ) -> ImageNetWeights: # the weights under our names, for our input
-    "Read ImageNet weights of CNN-M. Raises `WeightsError` for a file that is missing, damaged or of another network, `ValueError` for a bad `mean`."
+    """Read ImageNet weights of CNN-M.
+
+    Raises `WeightsError` for a missing, damaged or foreign file, `ValueError` for a bad `mean`.
+    """
     path = Path(path)
-    if not path.is_file(): raise WeightsError(f'{path}: no such file; give imagenet-vgg-m-2048.mat or vggm-*.pth')
+    give = f'{_GIVE_MAT} or vggm-*.pth'
+    if not path.is_file(): raise WeightsError(f'{path}: no such file; {give}')
     with path.open('rb') as f: head = f.read(9)
     matlab = head.startswith(b'MATLAB')
-    pairs, own, bgr = _read_matconvnet(path) if matlab else _read_vggm(path, safetensors=head[8:] == b'{')
+    if matlab: pairs, own, bgr = _read_matconvnet(path)
+    else: pairs, own, bgr = _read_vggm(path, safetensors=head[8:] == b'{')
     mean = own if mean is None else tuple(mean)
-    if mean is None: raise WeightsError(f'{path}: has no average image; say which color to subtract: imagenet_state(path, mean=(R, G, B))')
+    if mean is None:
+        raise WeightsError(f'{path}: has no average image; '
+                           'say which color to subtract: imagenet_state(path, mean=(R, G, B))')
     kernels = [tuple(w.shape[2:]) for w, _ in pairs]
-    if kernels != [(7, 7), (5, 5), (3, 3), (3, 3), (3, 3), (), (), ()] or pairs[0][0].shape[1] != 3:
-        raise WeightsError(f'{path}: not CNN-M: kernels {kernels[:5]} on {pairs[0][0].shape[1]} channels; give imagenet-vgg-m-2048.mat or vggm-*.pth')
+    n_in = pairs[0][0].shape[1]
+    if kernels != _KERNELS or n_in != 3:
+        raise WeightsError(f'{path}: not CNN-M: kernels {kernels[:5]} on {n_in} channels; {give}')
     pairs[0] = fold_input(*pairs[0], mean, bgr)
-    state = {f'{layer}.{part}': t for layer, pair in zip(LAYERS, pairs, strict=True) for part, t in zip(('weight', 'bias'), pair, strict=True)}
-    return ImageNetWeights(state, 'matconvnet' if matlab else 'vggm', tuple(map(float, mean)), path)
+    state = {}
+    for layer, (weight, bias) in zip(LAYERS, pairs, strict=True):
+        state |= {f'{layer}.weight': weight, f'{layer}.bias': bias}
+    kind = 'matconvnet' if matlab else 'vggm'
+    return ImageNetWeights(state, kind, tuple(map(float, mean)), path)
 
 # %% ../nbs/practice/32_weights.ipynb #c3aa9c25
 @dataclass(frozen=True)
@@ -152,35 +218,54 @@ class LoadReport:
     loaded:tuple[str,...] # layers that were copied, from the pixels up
     skipped:dict[str,str] # every other layer of the file or the network: the reason
 
-    def __str__(self): return '\n'.join([f'{name}: ImageNet' for name in self.loaded] + [f'{name}: {why}' for name, why in self.skipped.items()])
+    def __str__(self):
+        lines = dict.fromkeys(self.loaded, 'ImageNet') | self.skipped
+        return '\n'.join(f'{name}: {what}' for name, what in lines.items())
 
 def _misfit(own, state, layer):
     "Why the network's `layer` cannot take the file's; empty if it can."
     names = [f'{layer}.weight', f'{layer}.bias']
     if not all(n in own for n in names): return 'not in this network'
-    if layer == 'classifier' and 'fc8.weight' in own: return 'reads the fusion of both paths here, not fc7'
-    wrong = [n for n in names if own[n].shape != state[n].shape]
-    return f'{tuple(state[wrong[0]].shape)} in the file, {tuple(own[wrong[0]].shape)} in the network' if wrong else ''
+    if layer == 'classifier' and 'fc8.weight' in own:
+        return 'reads the fusion of both paths here, not fc7'
+    for n in names:
+        theirs, ours = tuple(state[n].shape), tuple(own[n].shape)
+        if theirs != ours: return f'{theirs} in the file, {ours} in the network'
+    return ''
 
 # %% ../nbs/practice/32_weights.ipynb #67ea94df
 def load_imagenet(
-    model:nn.Module, # a network with parameters named as in `LAYERS`, such as FstCN; changed in place
+    model:nn.Module, # parameters named as in `LAYERS`, such as FstCN; changed in place
     weights:ImageNetWeights|str|Path, # the weights, or their file
 ) -> LoadReport: # what was copied and what was not
-    "Copy what fits. Raises `WeightsError`, and changes nothing, if a convolution has another shape or nothing fits."
+    """Copy what fits.
+
+    Raises `WeightsError`, and changes nothing, if a convolution has another shape or nothing fits.
+    """
     if not isinstance(weights, ImageNetWeights): weights = imagenet_state(weights)
     own, state = dict(model.named_parameters()), weights.state
     reasons = {layer: _misfit(own, state, layer) for layer in LAYERS}
-    wrong = [f'{layer}: {why}' for layer, why in reasons.items() if 'conv' in layer and why and f'{layer}.weight' in own]
-    if wrong: raise WeightsError(f"{weights.path}: convolutions do not fit; use the paper's sizes (FstCNConfig.paper). " + '; '.join(wrong))
-    n = next((i for i, why in enumerate(reasons.values()) if why), len(LAYERS))
-    if n == 0: raise WeightsError(f'{weights.path}: nothing fits: the network has no {LAYERS[0]}.weight and .bias; give an FstCN')
+    wrong = []
+    for layer, why in reasons.items():
+        if why and 'conv' in layer and f'{layer}.weight' in own: wrong.append(f'{layer}: {why}')
+    if wrong:
+        raise WeightsError(f"{weights.path}: convolutions do not fit; use the paper's sizes "
+                           f"(FstCNConfig.paper). {'; '.join(wrong)}")
+    n = 0
+    while n < len(LAYERS) and not reasons[LAYERS[n]]: n += 1
+    if n == 0:
+        raise WeightsError(f'{weights.path}: nothing fits: the network has no '
+                           f'{LAYERS[0]}.weight and .bias; give an FstCN')
     with torch.no_grad():
         for name, tensor in state.items():
             if name.rpartition('.')[0] in LAYERS[:n]: own[name].copy_(tensor)
-    skipped = {layer: reasons[layer] or f'reads {LAYERS[n]}, which does not fit' for layer in LAYERS[n:]}
-    others = dict.fromkeys(name.rpartition('.')[0] for name in own)
-    return LoadReport(LAYERS[:n], skipped | {name: 'not in the file' for name in others if name not in LAYERS})
+    skipped = {}
+    for layer in LAYERS[n:]:
+        skipped[layer] = reasons[layer] or f'reads {LAYERS[n]}, which does not fit'
+    for name in own:
+        layer = name.rpartition('.')[0]
+        if layer not in LAYERS: skipped[layer] = 'not in the file'
+    return LoadReport(LAYERS[:n], skipped)
 
 # %% ../nbs/practice/32_weights.ipynb #c94dca5b
 def _download(url, target, sha256):
@@ -190,28 +275,47 @@ def _download(url, target, sha256):
             with part.open('wb') as f: shutil.copyfileobj(response, f, 2**20)
             size, promised = part.stat().st_size, response.headers.get('Content-Length')
             if promised and size != int(promised):
-                raise WeightsError(f'{url}: the download broke off after {size} of {promised} bytes; try again')
-            if sha256 and not (found := file_sha256(part)).startswith(sha256):
-                raise WeightsError(f'{url}: the SHA-256 of what came is {found}, not {sha256}; check the address and the checksum')
-    except (OSError, http.client.HTTPException, ValueError) as e:  # URLError and timeouts are OSErrors
-        raise WeightsError(f'{url}: cannot be downloaded ({e}); check the address and the network, or download it elsewhere and give the file') from e
+                raise WeightsError(f'{url}: the download broke off after {size} of {promised} '
+                                   'bytes; try again')
+            found = file_sha256(part) if sha256 else ''
+            if not found.startswith(sha256):
+                raise WeightsError(f'{url}: the SHA-256 of what came is {found}, not {sha256}; '
+                                   'check the address and the checksum')
+    except (OSError, http.client.HTTPException, ValueError) as e:  # also URLError and timeouts
+        raise WeightsError(f'{url}: cannot be downloaded ({e}); check the address and the network, '
+                           'or download it elsewhere and give the file') from e
 
 # %% ../nbs/practice/32_weights.ipynb #9ee074fa
+def _checksum(source, sha256):
+    "Address, and checksum in small letters; empty if none is given."
+    address, _, given = str(source).partition('#sha256=')
+    short, want = sorted(((sha256 or '').lower(), given.lower()), key=len)
+    legal = 8 <= len(want) <= 64 and set(want) <= set('0123456789abcdef')
+    if want.startswith(short) and (legal or not want): return address, want
+    raise ValueError('a SHA-256 has 8 to 64 hexadecimal digits, and only one can be right: '
+                     f'got sha256={sha256!r} and {str(source)!r}')
+
 def fetch_weights(
-    source:str|Path, # a file, or an http, https or file URL; `#sha256=...` at its end is the checksum
+    source:str|Path, # a file, or an http, https or file URL; it may end in `#sha256=...`
     sha256:str|None=None, # its SHA-256 in hexadecimal, at least the first eight digits
     folder:str|Path|None=None, # where downloads are kept; None: `fstcn` in `torch.hub.get_dir()`
 ) -> Path: # the file on this machine
-    "The file that `source` names, downloaded if need be. Raises `WeightsError` if it cannot be had or differs from the checksum, `ValueError` for a checksum that is none."
-    address, _, given = str(source).partition('#sha256=')
-    short, want = sorted(((sha256 or '').lower(), given.lower()), key=len)       # both may be given, one longer than the other
-    if not want.startswith(short) or want and (not 8 <= len(want) <= 64 or set(want) - set('0123456789abcdef')):
-        raise ValueError(f'a SHA-256 has 8 to 64 hexadecimal digits, and only one can be right: got sha256={sha256!r} and {str(source)!r}')
+    """The file that `source` names, downloaded if need be.
+
+    Raises `WeightsError` if it cannot be had or differs from the checksum,
+    `ValueError` for a checksum that is none.
+    """
+    address, want = _checksum(source, sha256)
     if '://' in address:
+        folder = Path(folder or Path(torch.hub.get_dir())/'fstcn')
         name = Path(unquote(urlsplit(address).path)).name or 'weights'
-        path = Path(folder or Path(torch.hub.get_dir())/'fstcn')/f'{hashlib.sha256(address.encode()).hexdigest()[:8]}-{name}'
-        if not path.is_file() or want and not file_sha256(path).startswith(want): _download(address, path, want)
+        path = folder/f'{hashlib.sha256(address.encode()).hexdigest()[:8]}-{name}'
+        there = path.is_file() and (not want or file_sha256(path).startswith(want))
+        if not there: _download(address, path, want)
         return path
-    if not (path := Path(address)).is_file(): raise WeightsError(f'{address}: no such file; give the path or the URL of ImageNet weights')
-    if want and not (found := file_sha256(path)).startswith(want): raise WeightsError(f'{path}: its SHA-256 is {found}, not {want}; download it again')
-    return path
+    path = Path(address)
+    if not path.is_file():
+        raise WeightsError(f'{address}: no such file; give the path or the URL of ImageNet weights')
+    found = file_sha256(path) if want else ''
+    if found.startswith(want): return path
+    raise WeightsError(f'{path}: its SHA-256 is {found}, not {want}; download it again')

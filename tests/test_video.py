@@ -5,8 +5,9 @@ import random
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -561,3 +562,93 @@ def test_real_videos(tmp_path):
         cut = damaged(path, tmp_path/path.name, 'cut')
         assert n//3 < (m := probe_video(cut).n_frames) < n and torch.equal(read_frames(cut, range(m)), every[:m])
     with av.open(str(path)) as c: assert c.streams.video[0].frames == n + 2              # the header counts two more
+
+
+def test_times_that_do_not_rise_count_for_nothing():
+    "No times at all, or the same again and again: the stated rate counts."
+    for times in ([None]*40, [0.]*40, [i % 20/10 for i in range(40)]):
+        clock = video._Clock(25)
+        for t in times: clock.add(t)
+        assert (clock.fps(), clock.at(30)) == (25, 30)
+        passed = [clock.passed(since, .2) for since in (26, 34, 35)]
+        assert passed == [True, True, False]
+
+
+VOP = b'\0\0\1\xb6'
+
+
+def test_the_type_of_a_picture_of_mpeg4():
+    pictures = [VOP + bytes([first]) + bytes(20) for first in (0, 64, 128, 192)]
+    assert [video._vop_type(p) for p in pictures] == list('IPBS')
+
+
+@pytest.mark.parametrize('packet', [2*(VOP + bytes(20)), VOP + bytes(8), bytes(30)])
+def test_packets_that_are_packed_or_small_or_hold_no_picture(packet):
+    assert video._vop_type(packet) is None
+
+
+H264_UNITS = [((9, 6, 5), True), ((9, 6, 1), False), ((6,), False), ((), False)]
+
+
+@pytest.mark.parametrize('kinds,refresh', H264_UNITS)
+def test_refreshes_of_h264(kinds, refresh):
+    units = b''.join(bytes([0, 0, 0, 3, kind, 1, 2]) for kind in kinds)     # each of three bytes
+    assert video._is_refresh(units, 'h264', bytes([1, 0, 0, 0, 255])) is refresh
+    assert video._is_refresh(units, 'h264', b'') is False    # start codes, no lengths
+
+
+@pytest.mark.parametrize('kind,refresh', [(20, True), (19, False), (21, False), (1, False)])
+def test_refreshes_of_hevc(kind, refresh):
+    units = b''.join(bytes([0, 0, 0, 3, 2*k, 1, 2]) for k in (35, kind))
+    assert video._is_refresh(units, 'hevc', bytes([1]) + bytes(20) + bytes([255])) is refresh
+
+
+TURNED = {2: np.fliplr, 4: np.flipud, 5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, -1)}
+
+
+@pytest.mark.parametrize('orientation', TURNED)
+def test_pictures_with_exif(tmp_path, orientation):
+    "PyAV fails at their side data."
+    picture, path = numbered_frame(5, 120, 160), tmp_path/'a.mjpeg'
+    jpeg = write_video(path, [picture]*9, codec='mjpeg', pix_fmt='yuvj420p').read_bytes()
+    tag = b'\x01\0\x12\x01\x03\0\x01\0\0\0' + bytes([orientation]) + bytes(7)
+    exif = b'Exif\0\0II*\0\x08\0\0\0' + tag
+    path.write_bytes(jpeg[:2] + b'\xff\xe1\0' + bytes([len(exif) + 2]) + exif + jpeg[2:])
+    for _ in range(2):                         # what is replaced meanwhile is put back
+        frame = next(video._forward(path))
+        # the day PyAV knows EXIF, `_side_data` can go
+        with pytest.raises(ValueError, match='is not a valid Type'): _ = frame.side_data
+        shown, expected = video._rgb(frame), TURNED[orientation](picture)
+        assert shown.shape == expected.shape
+        assert np.abs(shown.astype(int) - expected).mean() < 8
+
+
+def _said(cache, path, other):
+    "What a cache warns of while it reads two videos that it cannot take."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        for p in (path, other, other): assert numbers(cache.read_frames(p, [7])) == [7]
+        assert cache.n_frames(other) == 120
+    return [str(w.message) for w in said]
+
+
+def test_a_cache_whose_disk_is_gone_says_so_once(numbered, tmp_path):
+    root = tmp_path/'away'
+    cache = FrameCache(root)
+    root.rmdir()
+    (said,) = _said(cache, numbered('mpeg4_b2_g50.avi'), numbered('h264_b3_g50.mp4'))
+    assert said.startswith(f'{root}: the frame cache cannot be written (No such file')
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs a disk without space')
+def test_a_cache_on_a_full_disk_says_so_once(numbered, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, 'atomic', lambda file, sync: nullcontext('/dev/full'))
+    (said,) = _said(FrameCache(tmp_path), numbered('mpeg4_b2_g50.avi'), numbered('h264_b3_g50.mp4'))
+    assert 'cannot be written (No space left on device)' in said
+
+
+def test_packets_that_cannot_be_counted(monkeypatch):
+    class Broken:
+        def demux(self, stream): raise av.error.InvalidDataError(1, 'broken')
+    monkeypatch.setattr(video, '_open', lambda path: nullcontext((Broken(), None)))
+    assert video._n_packets('a.avi') == 0
