@@ -1,4 +1,4 @@
-"What a reader need not see of the embedded data set: folders it must leave alone, settings it must refuse."
+"What a reader need not see of the embedded data set: folders left alone, settings refused."
 import pytest
 
 from fstcn.datasets import DatasetError
