@@ -34,58 +34,79 @@ from .visualize import plot_confusion, plot_history
 # %% ../nbs/practice/39_experiments.ipynb #6e9aff7d
 def summarize(
     scores:Scores, # every view of every test video
-) -> dict: # shares in [0,1]: accuracy by fusion, clip_accuracy, top5_accuracy, mean_class_accuracy, and accuracy of each class by SCI fusion
-    "The figures of a test set, Table 2."
+) -> dict: # shares in [0,1]
+    """The figures of a test set, Table 2: accuracy by fusion, clip_accuracy, top5_accuracy,
+    mean_class_accuracy, and class_accuracy by SCI fusion (NaN for a class without videos)."""
     centre = 4 if scores.probs.shape[2] > 1 else 0
-    clips = scores.probs[:, :, centre].argmax(-1)                                  # (videos,m)
+    clips = scores.probs[:, :, centre].argmax(-1) # (videos,m)
     measures = accuracies(scores.fused('sci'), scores.labels)
     counts = scores.confusion('sci').double()
-    per_class = counts.diag()/counts.sum(1)                                        # NaN for a class without videos
+    per_class = counts.diag()/counts.sum(1)
+    by_class = dict(zip(scores.classes, per_class.tolist(), strict=True))
+    right = clips == scores.labels[:, None]
     return {'accuracy': {name: scores.accuracy(name) for name in FUSIONS},
-            'clip_accuracy': (clips == scores.labels[:, None]).double().mean().item(),
+            'clip_accuracy': right.double().mean().item(),
             'top5_accuracy': measures['top5_accuracy'],
             'mean_class_accuracy': measures['mean_class_accuracy'],
-            'class_accuracy': dict(zip(scores.classes, per_class.tolist(), strict=True))}
+            'class_accuracy': by_class}
 
 # %% ../nbs/practice/39_experiments.ipynb #adc8dc61
-CROPS = 4, 13, 0, 9, 8, 17, 2, 11, 6, 15, 1, 10, 7, 16, 3, 12, 5, 14     # centre, corners, edges, each with its mirror image
+# centre, corners, edges, each with its mirror image
+CROPS = 4, 13, 0, 9, 8, 17, 2, 11, 6, 15, 1, 10, 7, 16, 3, 12, 5, 14
+
+def _spread(k, m):
+    "`k` of `m` clip pairs, evenly spread; of one, the middle one."
+    if k == 1: return [m//2]
+    return [round(i*(m - 1)/(k - 1)) for i in range(k)]
 
 def accuracy_by_views(
     scores:Scores, # every view of every test video, 18 crops
     fusion:str='average', # 'average' or 'sci'
-) -> dict[str,dict[int,float]]: # accuracy in [0,1]: 'clips', of k clip pairs that lie evenly spread among all m, for k = 1 the middle one; 'crops', of 1 to 18 crops
-    "Accuracy against the number of clip pairs and of crops, Sec. 2.2."
-    m, fuse = scores.probs.shape[1], FUSIONS[fusion]
+) -> dict[str,dict[int,float]]: # accuracy in [0,1] by number of 'clips' and of 'crops'
+    """Accuracy against the number of clip pairs and of crops, Sec. 2.2.
+    The clip pairs lie evenly spread among all; a single one is the middle one."""
+    fuse = FUSIONS[fusion]
+    m = scores.probs.shape[1]
     def accuracy(p): return (fuse(p).argmax(-1) == scores.labels).double().mean().item()
-    spread = {k: [m//2] if k == 1 else [round(i*(m - 1)/(k - 1)) for i in range(k)] for k in range(1, m + 1)}
-    return {'clips': {k: accuracy(scores.probs[:, which]) for k, which in spread.items()},
-            'crops': {k: accuracy(scores.probs[:, :, CROPS[:k]]) for k in range(1, 19)}}
+    clips = {k: accuracy(scores.probs[:, _spread(k, m)]) for k in range(1, m + 1)}
+    crops = {k: accuracy(scores.probs[:, :, CROPS[:k]]) for k in range(1, 19)}
+    return {'clips': clips, 'crops': crops}
 
 def paired_test(
     right:Tensor, # which videos one way has right, bool (videos,)
     other:Tensor, # the same for another way
-    groups:Sequence[str]|None=None, # group (actor, film) of each video, two or more different ones; None: every video by itself
-) -> float: # two-sided p value in [0,1]: how often ways that are equally good would differ at least so much
-    "McNemar's exact test over videos; over groups, a t test of what each gains. `ValueError` if all videos are of one group."
-    if groups is not None:
-        gains = pd.Series((right.int() - other.int()).tolist()).groupby(list(groups)).sum()
-        if len(gains) < 2: raise ValueError(f'all {len(groups)} videos are of the group {groups[0]}: give two groups or more, or None')
-        return float(ttest_1samp(gains, 0).pvalue) if gains.any() else 1.
-    only, otherwise = int((right & ~other).sum()), int((other & ~right).sum())
-    return float(binomtest(only, only + otherwise).pvalue) if only + otherwise else 1.
+    groups:Sequence[str]|None=None, # group (actor, film) of each video; None: each by itself
+) -> float: # two-sided p value in [0,1]
+    """How often ways that are equally good would differ at least so much: McNemar's exact test
+    over videos; over groups, a t test of what each gains. `ValueError` if all are of one group."""
+    if groups is None:
+        only, otherwise = int((right & ~other).sum()), int((other & ~right).sum())
+        differ = only + otherwise
+        return float(binomtest(only, differ).pvalue) if differ else 1.
+    gains = pd.Series((right.int() - other.int()).tolist()).groupby(list(groups)).sum()
+    if len(gains) < 2:
+        raise ValueError(f'all {len(groups)} videos are of the group {groups[0]}: '
+                         'give two groups or more, or None')
+    return float(ttest_1samp(gains, 0).pvalue) if gains.any() else 1.
 
 def _fuse_entropy(p):
     "Eq. 6-7 with another weight: one less the entropy, over its maximum."
-    weights = (1 + torch.special.xlogy(p, p).sum(-1)/math.log(p.shape[-1])).clamp_min(1e-6)      # crops that are all uniform count alike
-    return ((weights[..., None]*p).sum(-2)/weights.sum(-1, keepdim=True)).amax(-2)
+    certain = 1 + torch.special.xlogy(p, p).sum(-1)/math.log(p.shape[-1])
+    weights = certain.clamp_min(1e-6) # crops that are all uniform count alike
+    means = (weights[..., None]*p).sum(-2)/weights.sum(-1, keepdim=True)
+    return means.amax(-2)
 
 def compare_weights(
     scores:Scores, # every view of every test video
-) -> dict[str,dict[str,float]]: # by way of fusion: accuracy in [0,1], and p, the p value of its difference from SCI fusion
+) -> dict[str,dict[str,float]]: # by way: accuracy; p of its difference from SCI
     "SCI fusion against averaging, the maximum over all views, and weights by entropy, Sec. 2.4."
-    fused = {f: scores.fused(f) for f in ('sci', 'average')} | {'maximum': scores.probs.amax((1, 2)), 'entropy': _fuse_entropy(scores.probs)}
-    right = {f: s.argmax(-1) == scores.labels for f, s in fused.items()}
-    return {f: {'accuracy': r.double().mean().item(), 'p': paired_test(right['sci'], r)} for f, r in right.items()}
+    ways = {'sci': scores.fused('sci'), 'average': scores.fused('average'),
+            'maximum': scores.probs.amax((1, 2)), 'entropy': _fuse_entropy(scores.probs)}
+    right = {way: fused.argmax(-1) == scores.labels for way, fused in ways.items()}
+    found = {}
+    for way, r in right.items():
+        found[way] = {'accuracy': r.double().mean().item(), 'p': paired_test(right['sci'], r)}
+    return found
 
 # %% ../nbs/practice/39_experiments.ipynb #85b4b47e
 def score_together(
@@ -95,27 +116,41 @@ def score_together(
     workers:int=0, # processes of each device that read ahead
     progress:bool=True, # show a progress bar, on a terminal
 ) -> Scores: # every view of every video, in order, in every process
-    "`score_videos`, shared by the processes that `torchrun` or `accelerate launch` started. Raises what it raises."
+    "`score_videos` by all processes of `torchrun` or `accelerate launch`. Raises what it raises."
     state = PartialState(cpu=recognizer.device.type == 'cpu')
     rank, world = state.process_index, state.num_processes
     if world == 1: return score_videos(recognizer, videos, reader, workers, progress=progress)
     mine = videos[rank::world]
-    scores = score_videos(recognizer, mine, reader, workers, progress=progress and rank == 0) if mine else None
-    found = dict(gather_object([(rank + world*k, (scores.probs[k].numpy(), scores.starts[k].numpy())) for k in range(len(mine))]))
-    if sorted(found) != list(range(len(videos))): raise RuntimeError(f'{len(videos)} videos were to be scored once each, scored were {sorted(found)}')
-    probs, starts = (torch.stack([torch.from_numpy(found[i][part]) for i in range(len(videos))]) for part in (0, 1))
-    return Scores(probs, torch.tensor([v.label for v in videos]), tuple(Path(v.path).name for v in videos), recognizer.classes, starts)
+    part = []
+    if mine:
+        scores = score_videos(recognizer, mine, reader, workers, progress=progress and rank == 0)
+        views = zip(scores.probs.numpy(), scores.starts.numpy(), strict=True)
+        part = [(rank + world*k, view) for k, view in enumerate(views)]
+    found = dict(gather_object(part))
+    if sorted(found) != list(range(len(videos))):
+        raise RuntimeError(f'{len(videos)} videos were to be scored once each, '
+                           f'scored were {sorted(found)}')
+    views = [found[i] for i in range(len(videos))]
+    probs = torch.stack([torch.from_numpy(p) for p, _ in views])
+    starts = torch.stack([torch.from_numpy(s) for _, s in views])
+    labels = torch.tensor([v.label for v in videos])
+    names = tuple(Path(v.path).name for v in videos)
+    return Scores(probs, labels, names, recognizer.classes, starts)
 
 # %% ../nbs/practice/39_experiments.ipynb #a81767ab
 def _training_figures(model, history):
     "What the record says of the training."
     def mean(k): return sum(r[k] for r in history)/len(history)
-    last = {k: v for k, v in history[-1].items() if k.startswith('valid_')}
-    return {'parameters': sum(p.numel() for p in model.parameters()), 'processes': PartialState().num_processes, 'training_accuracy': history[-1]['accuracy'], **last,
-            'clips_per_s': mean('clips_per_s'), 'waiting': mean('waiting'), 'short_videos': history[-1]['short'], 'skipped_videos': history[-1]['skipped']}
+    last = history[-1]
+    return {'parameters': sum(p.numel() for p in model.parameters()),
+            'processes': PartialState().num_processes,
+            'training_accuracy': last['accuracy'],
+            **{k: v for k, v in last.items() if k.startswith('valid_')},
+            'clips_per_s': mean('clips_per_s'), 'waiting': mean('waiting'),
+            'short_videos': last['short'], 'skipped_videos': last['skipped']}
 
 def _readable(videos, reader, on_error):
-    "The videos that can be opened, and the names of the others; what is wrong is said before hours of training, not after."
+    "The videos that can be opened, and the names of the others: before hours of training."
     found, broken = [], []
     for v in videos:
         try: reader.n_frames(v.path)
@@ -127,53 +162,81 @@ def _readable(videos, reader, on_error):
 
 def _refuse_leaks(weights, split, seen):
     "Weights that have learned from test videos would flatter the result."
-    if known := leaked_videos(split, seen):
-        raise DatasetError(f'{weights}: trained on {len(known)} of the {len(split.test)} test videos, such as {known[0].path}; accuracy on them would say nothing about new videos. '
-                           'Begin with weights of the same split (same data, --split and --seed), or with others')
+    known = leaked_videos(split, seen)
+    if not known: return
+    raise DatasetError(f'{weights}: trained on {len(known)} of the {len(split.test)} test videos, '
+                       f'such as {known[0].path}; accuracy on them would say nothing about new '
+                       'videos. Begin with weights of the same split '
+                       '(same data, --split and --seed), or with others')
 
 def _write_results(out, history, scores, record):
     "Pictures, scores and record into a run's folder."
-    write_lines(out/'record.json', [record])               # first what cannot be drawn again
+    write_lines(out/'record.json', [record]) # first what cannot be drawn again
     if scores is not None: save_scores(out, scores)
     plot_history(history).savefig(out/'curves.png', dpi=160)
 
 # %% ../nbs/practice/39_experiments.ipynb #faddb360
 def run_experiment(
     split:VideoSplit, # training and test videos
-    network:FstCNConfig|Callable[[],nn.Module], # what to train: sizes of F_STCN, or what makes another network that knows its `config`
+    network:FstCNConfig|Callable[[],nn.Module], # F_STCN, or what makes another network
     settings:TrainConfig, # how it is trained
     out:str|Path, # folder for model, history, scores, pictures and record
     name:str='', # what the data is, for the record
-    reader:Reader|None=None, # what reads frames; None: from the files, at the network's frame size
+    reader:Reader|None=None, # what reads frames; None: of the files, at the network's size
     device:str|None=None, # where to run; None: a GPU if there is one
     progress:bool=True, # show progress bars
     weights:str|Path|None=None, # weights to begin with, see initialize; None: from scratch
-    validate:float=0., # share of the training videos that choose the best network, which is then the one that is scored, instead of being trained on; in [0,1)
+    validate:float=0., # share of the training videos that choose the network, in [0,1)
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
 ) -> dict: # the record, also in `record.json`
-    "Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and, if there are test videos, scores.npz, confusion.png; raises what training and reading raise, for test videos before training, and `DatasetError` for weights that have learned from them; with `on_error='skip'` those that cannot be opened are left out and named in the record."
+    """Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and,
+    if there are test videos, scores.npz and confusion.png. With `validate`, the best network on
+    videos held out is scored. Raises what training and reading raise, for test videos before
+    training, and `DatasetError` for weights that have learned from them; with `on_error='skip'`
+    those that cannot be opened are left out and named in the record."""
     out = Path(out)
     torch.manual_seed(settings.seed)
     model = FstCN(network) if isinstance(network, FstCNConfig) else network()
     began_with = initialize(model, weights, split.classes) if weights is not None else None
     _refuse_leaks(weights, split, getattr(model, 'trained_on', TrainedOn()).videos)
     learn, valid = hold_out(split.train, validate, settings.seed)
-    if validate and not valid: raise ValueError(f'no training video can be held out: validate is {validate}, and the {len(learn)} training videos are of one group, or too few. Leave validate out, or name groups')
+    if validate and not valid:
+        raise ValueError(f'no training video can be held out: validate is {validate}, and the '
+                         f'{len(learn)} training videos are of one group, or too few. '
+                         'Leave validate out, or name groups')
     opener = reader or VideoReader(model.config.short_side)
-    (valid, broken), (test, more) = (_readable(part, opener, settings.on_error) for part in (valid, split.test))
-    data = {'name': name, 'classes': len(split.classes), 'train': len(learn), 'valid': len(valid), 'test': len(test), 'unreadable': broken + more, 'checksum': checksum(split)}       # reads all files: before training
-    history = train(model, learn, settings, reader, out, device, progress, split.classes, valid, resume, name, began_with and began_with.sha256)
-    if valid: model.load_state_dict(read_tensors(out/'best.safetensors')[0])
-    record = {'checkpoint': 'best.safetensors' if valid else 'model.safetensors', 'data': data,
-              'network': type(model).__name__, 'config': asdict(model.config), 'train': asdict(settings), 'seed': settings.seed, 'weights': began_with and asdict(began_with), 'n_clips': model.config.n_clips,
-              'backend': getattr(reader, 'backend', 'frame cache') if reader else 'auto', 'minutes': {'training': sum(len(learn)/row['clips_per_s'] for row in history)/60}, **_training_figures(model, history)}
+    valid, broken = _readable(valid, opener, settings.on_error)
+    test, more = _readable(split.test, opener, settings.on_error)
+    data = {'name': name, 'classes': len(split.classes),
+            'train': len(learn), 'valid': len(valid), 'test': len(test),
+            'unreadable': broken + more,
+            'checksum': checksum(split)} # reads all files: before training
+    history = train(model, learn, settings, reader, out, device, progress, split.classes, valid,
+                    resume, name, began_with and began_with.sha256)
+    checkpoint = 'best.safetensors' if valid else 'model.safetensors'
+    if valid: model.load_state_dict(read_tensors(out/checkpoint)[0])
+    seconds = sum(len(learn)/row['clips_per_s'] for row in history)
+    record = {
+        'checkpoint': checkpoint,
+        'data': data,
+        'network': type(model).__name__,
+        'config': asdict(model.config),
+        'train': asdict(settings),
+        'seed': settings.seed,
+        'weights': began_with and asdict(began_with),
+        'n_clips': model.config.n_clips,
+        'backend': getattr(reader, 'backend', 'frame cache') if reader else 'auto',
+        'minutes': {'training': seconds/60},
+        **_training_figures(model, history)}
     recognizer = Recognizer(model, split.classes, device=device)
+    scores = None
     if test:
         begun = time.perf_counter()
         scores = score_together(recognizer, test, reader, min(settings.workers, 1), progress)
-        record |= {'minutes': record['minutes'] | {'scoring': (time.perf_counter() - begun)/60}, **summarize(scores)}
+        record['minutes']['scoring'] = (time.perf_counter() - begun)/60
+        record |= summarize(scores)
     record |= environment(recognizer.device)
-    if PartialState().is_main_process: _write_results(out, history, scores if test else None, record)
+    if PartialState().is_main_process: _write_results(out, history, scores, record)
     return record
 
 # %% ../nbs/practice/39_experiments.ipynb #61f0b740
@@ -185,4 +248,5 @@ def save_scores(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     scores.save(out/'scores.npz')
-    plot_confusion(scores.confusion(), scores.classes, f'SCI fusion, {scores.accuracy():.1%}').savefig(out/'confusion.png', dpi=160)
+    title = f'SCI fusion, {scores.accuracy():.1%}'
+    plot_confusion(scores.confusion(), scores.classes, title).savefig(out/'confusion.png', dpi=160)

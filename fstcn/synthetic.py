@@ -17,6 +17,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from zlib import crc32
 
@@ -29,10 +30,11 @@ from .files import atomic, file_sha256
 from .video import write_video
 
 # %% ../nbs/data/14_synthetic.ipynb #5fd2d39b
-BONES = ('torso', 'head', 'arm', 'forearm', 'far arm', 'far forearm', 'thigh', 'shin', 'far thigh', 'far shin')
+BONES = ('torso', 'head', 'arm', 'forearm', 'far arm', 'far forearm',
+         'thigh', 'shin', 'far thigh', 'far shin')
 
 def side_pose(
-    arm:tuple=(-4, 6), # near upper arm and forearm, degrees from hanging straight down, positive to the front
+    arm:tuple=(-4, 6), # near upper arm and forearm, degrees from hanging, positive to the front
     far_arm:tuple|None=None, # far arm; None: as the near one
     leg:tuple=(3, -2), # near thigh and shin, same convention
     far_leg:tuple|None=None, # far leg; None: as the near one
@@ -43,8 +45,8 @@ def side_pose(
     return (torso, torso * .6, *arm, *(far_arm or arm), *leg, *(far_leg or leg), lift)
 
 def front_pose(
-    arm:tuple=(10, 6), # upper arm and forearm on the right of the picture, degrees from hanging down, positive outwards
-    other_arm:tuple|None=None, # arm on the left, positive outwards; None: the mirror image of `arm`
+    arm:tuple=(10, 6), # on the right of the picture, degrees from hanging, positive outwards
+    other_arm:tuple|None=None, # arm on the left; None: the mirror image of `arm`
     leg:tuple=(5, 3), # both thighs and shins, positive outwards
 ) -> tuple: # eleven numbers: the angles of BONES, then the lift
     "A pose seen from the front, legs symmetric."
@@ -52,25 +54,28 @@ def front_pose(
     return (0., 0., *arm, -other[0], -other[1], *leg, -leg[0], -leg[1], 0.)
 
 # %% ../nbs/data/14_synthetic.ipynb #19e3c54b
-JOINTS = ('pelvis', 'neck', 'head', 'shoulder', 'elbow', 'hand', 'far shoulder', 'far elbow', 'far hand',
-          'hip', 'knee', 'ankle', 'far hip', 'far knee', 'far ankle')
+JOINTS = ('pelvis', 'neck', 'head', 'shoulder', 'elbow', 'hand',
+          'far shoulder', 'far elbow', 'far hand', 'hip', 'knee', 'ankle',
+          'far hip', 'far knee', 'far ankle')
 
 def forward_kinematics(
     poses:np.ndarray, # (t,11) angles of BONES in degrees, then the lift
-    lengths:Sequence[float]=(.30, .11, .17, .19, .24, .23), # torso, neck to head, upper arm, forearm, thigh, shin, in body heights
-    half_width:float=.02, # half the distance between the two shoulders (two thirds of it between the hips)
+    lengths:Sequence[float]=(.30, .11, .17, .19, .24, .23), # of the bones, in body heights
+    half_width:float=.02, # half the distance of the shoulders; of the hips two thirds of it
     plant:bool=True, # hold the feet in place; False: hold the pelvis
 ) -> np.ndarray: # (t,15,2) positions of JOINTS, x to the right, y up, origin on the ground
-    "Joint positions of every pose, the lower ankle standing on the ground (or `lift` above it)."
+    """Joint positions of every pose, the lower ankle standing on the ground (or `lift` above it).
+    `lengths`: torso, neck to head, upper arm, forearm, thigh, shin."""
     poses = np.asarray(poses, dtype=np.float64)
-    torso, neck, *limbs = lengths
+    torso, neck, arm, forearm, thigh, shin = lengths
     angle = np.radians(poses[:, :10])
     step = np.stack([np.sin(angle), -np.cos(angle)], -1) # (t,10,2) unit vectors
     j = np.zeros((len(poses), 15, 2))
     j[:, 1] = -torso * step[:, 0] * (-1, 1) # the torso points up: angle 0 is upright
     j[:, 2] = j[:, 1] - neck * step[:, 1] * (-1, 1)
-    for bone, first, root, side, (a, b) in ((2, 3, 1, 1, limbs[:2]), (4, 6, 1, -1, limbs[:2]),
-                                            (6, 9, 0, 2 / 3, limbs[2:]), (8, 12, 0, -2 / 3, limbs[2:])):
+    limbs = ((2, 3, 1, 1, arm, forearm), (4, 6, 1, -1, arm, forearm),
+             (6, 9, 0, 2 / 3, thigh, shin), (8, 12, 0, -2 / 3, thigh, shin))
+    for bone, first, root, side, a, b in limbs:
         j[:, first] = j[:, root] + (side * half_width, 0)
         j[:, first + 1] = j[:, first] + a * step[:, bone]
         j[:, first + 2] = j[:, first + 1] + b * step[:, bone + 1]
@@ -85,13 +90,17 @@ def interpolate_poses(
     u:np.ndarray, # (t,) phase; cyclic: any number, otherwise within [0,1]
     cyclic:bool=True, # join the last key pose to the first
 ) -> np.ndarray: # (t,11) poses
-    "Catmull-Rom interpolation through key poses spread evenly over the phase; the lift is kept from falling below 0."
-    keys, k = np.asarray(keys, dtype=np.float64), len(keys)
+    "Catmull-Rom interpolation through key poses, evenly over the phase; no lift falls below 0."
+    keys = np.asarray(keys, dtype=np.float64)
+    k = len(keys)
     s = np.asarray(u, dtype=np.float64) * (k if cyclic else k - 1)
     i = np.floor(s).astype(int)
     f = (s - i)[:, None]
-    a, b, c, d = (keys[(i + n) % k if cyclic else np.clip(i + n, 0, k - 1)] for n in (-1, 0, 1, 2))
-    poses = .5 * (2 * b + (c - a) * f + (2 * a - 5 * b + 4 * c - d) * f**2 + (3 * b - a - 3 * c + d) * f**3)
+    def key(n): return keys[(i + n) % k if cyclic else np.clip(i + n, 0, k - 1)]
+    a, b, c, d = key(-1), key(0), key(1), key(2)
+    square = 2 * a - 5 * b + 4 * c - d
+    cube = 3 * b - a - 3 * c + d
+    poses = .5 * (2 * b + (c - a) * f + square * f**2 + cube * f**3)
     poses[:, 10] = poses[:, 10].clip(0)
     return poses
 
@@ -101,42 +110,50 @@ class Action:
     "One class of the embedded data set: a curve through key poses, its tempo and its objects."
     name:str # class name, as in the file names
     family:str # classes of one family share every random number
-    tells:str # what separates it within its family: 'motion', 'object' or '' where the family is one class
+    tells:str # what separates it in its family: 'motion', 'object'; '': it is alone
     keys:tuple # key poses, from side_pose or front_pose
-    seconds:float=0. # of one cycle; 0: not cyclic, goes once through the key poses during the whole video
+    seconds:float=0. # of one cycle; 0: goes once through the key poses, in the whole video
     front:bool=False # seen from the front
     plant:bool=True # feet stay in place
     backwards:bool=False # played in reverse
     scenery:str='' # key into PROPS: stands there
     held:str='' # key into PROPS: in the far hand (from the side: in the near one)
 
-def _swap(
-    pose:tuple, # a side pose
-) -> tuple: # the same with near and far limbs exchanged
-    "The other half of a symmetric cycle."
+def _swap(pose):
+    "A side pose with near and far limbs exchanged: the other half of a symmetric cycle."
     return (*pose[:2], *pose[4:6], *pose[2:4], *pose[8:10], *pose[6:8], pose[10])
 
-_STRIDE = (side_pose((-30, -12), (28, 55), (27, 18), (-20, -42), 5), side_pose((0, 18), None, (6, -2), (14, -52), 4))
+_STRIDE = (side_pose((-30, -12), (28, 55), (27, 18), (-20, -42), 5),
+           side_pose((0, 18), None, (6, -2), (14, -52), 4))
+_GAIT = (*_STRIDE, *map(_swap, _STRIDE))
 _GUARD = dict(leg=(17, 5), far_leg=(-20, -26), torso=6)
-_PUNCHES = tuple(side_pose(a, b, **_GUARD) for a, b in (((84, 92), (25, 145)), ((35, 138), None), ((25, 145), (84, 92)), ((35, 138), None)))
-_CROUCH, _RISEN = side_pose((65, 85), leg=(78, -38), torso=34), side_pose((-12, 0))
+_READY = side_pose((35, 138), **_GUARD)
+_PUNCHES = (side_pose((84, 92), (25, 145), **_GUARD), _READY,
+            side_pose((25, 145), (84, 92), **_GUARD), _READY)
+_CROUCH = side_pose((65, 85), leg=(78, -38), torso=34)
 _HALFWAY = side_pose((25, 42), leg=(42, -22), torso=18)
-_SIT = (side_pose(), side_pose((30, 60), leg=(52, -20), torso=27), side_pose((24, 62), leg=(86, 2), torso=3))
-_LIFT = (side_pose((12, 8), leg=(52, -34), torso=78), side_pose((15, 40), leg=(36, -23), torso=55), side_pose((28, 88)))
-_PLAY = tuple(side_pose(a, b, (84, 4), torso=6) for a, b in (((40, 112), (30, 78)), ((30, 78), (40, 112))))
-_WAVING = tuple(front_pose((118, a), (10, 6)) for a in (148, 222))
-_HOLDING = tuple(front_pose((118, a), (46, 218)) for a in (148, 222))
+_RISEN = side_pose((-12, 0))
+_SIT = (side_pose(), side_pose((30, 60), leg=(52, -20), torso=27),
+        side_pose((24, 62), leg=(86, 2), torso=3))
+_LIFT = (side_pose((12, 8), leg=(52, -34), torso=78),
+         side_pose((15, 40), leg=(36, -23), torso=55),
+         side_pose((28, 88)))
+_PLAY = (side_pose((40, 112), (30, 78), (84, 4), torso=6),
+         side_pose((30, 78), (40, 112), (84, 4), torso=6))
+_JACK = front_pose((14, 8)), front_pose((158, 168), leg=(24, 22))
+_WAVING = front_pose((118, 148), (10, 6)), front_pose((118, 222), (10, 6))
+_HOLDING = front_pose((118, 148), (46, 218)), front_pose((118, 222), (46, 218))
 
 # %% ../nbs/data/14_synthetic.ipynb #b1baa10f
 ACTIONS = {a.name: a for a in (
     Action('Wave', 'wave', 'object', _WAVING, .66, front=True),
-    Action('JumpingJack', 'jack', '', (front_pose((14, 8)), front_pose((158, 168), leg=(24, 22))), 1., front=True),
+    Action('JumpingJack', 'jack', '', _JACK, 1., front=True),
     Action('SitDown', 'sit', 'motion', _SIT, scenery='chair'),
     Action('StandUp', 'sit', 'motion', _SIT, backwards=True, scenery='chair'),
     Action('PlayingPiano', 'play', 'object', _PLAY, .7, scenery='piano'),
     Action('Drumming', 'play', 'object', _PLAY, .7, scenery='drum'),
-    Action('Walk', 'stride', 'motion', (*_STRIDE, *map(_swap, _STRIDE)), 1.4, plant=False, scenery='treadmill'),
-    Action('Run', 'stride', 'motion', (*_STRIDE, *map(_swap, _STRIDE)), .66, plant=False, scenery='treadmill'),
+    Action('Walk', 'stride', 'motion', _GAIT, 1.4, plant=False, scenery='treadmill'),
+    Action('Run', 'stride', 'motion', _GAIT, .66, plant=False, scenery='treadmill'),
     Action('Clap', 'clap', '', (front_pose((28, 250)), front_pose((48, 125))), .6, front=True),
     Action('Boxing', 'guard', 'motion', _PUNCHES, .85),
     Action('TaiChi', 'guard', 'motion', _PUNCHES, 2.4),
@@ -154,26 +171,66 @@ CLASSES = tuple(ACTIONS)
 DEMO_CLASSES = CLASSES[:6]
 
 # %% ../nbs/data/14_synthetic.ipynb #85090b67
-PROPS = { # shape, its numbers, colour; line: x0 y0 x1 y1 width, box: x0 y0 x1 y1, disc and dome: x y rx ry
-    'chair': (('line', -.38, .0, -.38, .55, .04, 'wood'), ('line', -.12, .0, -.12, .18, .04, 'wood'), ('line', -.38, .18, -.10, .18, .05, 'accent')),
-    'stool': (('line', -.32, .0, -.27, .17, .03, 'metal'), ('line', -.14, .0, -.19, .17, .03, 'metal'), ('line', -.33, .175, -.13, .175, .05, 'dark')),
-    'piano': (('box', .10, .0, .40, .72, 'accent dark'), ('box', .07, .68, .43, .73, 'dark'), ('box', -.06, .30, .14, .35, 'dark'),
-              ('box', -.06, .345, .12, .385, 'light'), *(('line', x, .375, x, .385, .02, 'dark') for x in (-.02, .02, .06, .10)),
-              ('box', .14, .46, .28, .62, 'light')),
-    'drum': (('box', -.06, .15, .16, .35, 'accent'), ('disc', .05, .35, .11, .03, 'light'), ('disc', .05, .15, .11, .03, 'accent'),
-             ('line', -.02, .0, .02, .13, .02, 'metal'), ('line', .12, .0, .08, .13, .02, 'metal'),
-             ('line', .32, .0, .32, .60, .02, 'metal'), ('disc', .32, .60, .13, .03, 'brass'), ('disc', .33, .14, .13, .13, 'accent')),
-    'desk': (('line', -.08, .34, .42, .34, .035, 'wood'), ('line', .38, .0, .38, .33, .03, 'wood'), ('box', .18, .44, .40, .62, 'dark'),
-             ('box', .20, .46, .38, .60, 'screen'), ('line', .29, .36, .29, .44, .03, 'dark'), ('line', -.02, .37, .12, .37, .02, 'metal')),
-    'easel': (('line', .12, .0, .26, .86, .025, 'wood'), ('line', .44, .0, .26, .86, .025, 'wood'), ('line', .12, .33, .42, .33, .035, 'wood'),
-              ('box', .12, .35, .42, .76, 'light'), ('box', .16, .40, .38, .52, 'accent'), ('disc', .32, .63, .05, .05, 'brass')),
-    'treadmill': (('line', -.34, -.03, .36, -.03, .06, 'dark'), ('line', .36, -.02, .32, .50, .03, 'metal'), ('line', .32, .50, .22, .52, .03, 'accent')),
-    'box': (('box', -.07, -.09, .11, .07, 'accent'), ('line', -.07, .03, .11, .03, .015, 'light')),
-    'phone': (('box', -.04, -.02, .03, .15, 'dark'), ('box', -.025, .03, .015, .13, 'screen')),
-    'umbrella': (('line', .0, -.05, .0, .34, .02, 'metal'), ('dome', .06, .22, .27, .14, 'accent')),
-    'balloon': (('line', .0, .0, -.03, .20, .012, 'dark'), ('disc', -.03, .29, .10, .12, 'accent'), ('disc', -.06, .33, .02, .025, 'light')),
+# shape, its numbers, colour; line: x0 y0 x1 y1 width, box: x0 y0 x1 y1, disc and dome: x y rx ry
+PROPS = {
+    'chair': (
+        ('line', -.38, .0, -.38, .55, .04, 'wood'),
+        ('line', -.12, .0, -.12, .18, .04, 'wood'),
+        ('line', -.38, .18, -.10, .18, .05, 'accent')),
+    'stool': (
+        ('line', -.32, .0, -.27, .17, .03, 'metal'),
+        ('line', -.14, .0, -.19, .17, .03, 'metal'),
+        ('line', -.33, .175, -.13, .175, .05, 'dark')),
+    'piano': (
+        ('box', .10, .0, .40, .72, 'accent dark'),
+        ('box', .07, .68, .43, .73, 'dark'),
+        ('box', -.06, .30, .14, .35, 'dark'),
+        ('box', -.06, .345, .12, .385, 'light'),
+        *(('line', x, .375, x, .385, .02, 'dark') for x in (-.02, .02, .06, .10)),
+        ('box', .14, .46, .28, .62, 'light')),
+    'drum': (
+        ('box', -.06, .15, .16, .35, 'accent'),
+        ('disc', .05, .35, .11, .03, 'light'),
+        ('disc', .05, .15, .11, .03, 'accent'),
+        ('line', -.02, .0, .02, .13, .02, 'metal'),
+        ('line', .12, .0, .08, .13, .02, 'metal'),
+        ('line', .32, .0, .32, .60, .02, 'metal'),
+        ('disc', .32, .60, .13, .03, 'brass'),
+        ('disc', .33, .14, .13, .13, 'accent')),
+    'desk': (
+        ('line', -.08, .34, .42, .34, .035, 'wood'),
+        ('line', .38, .0, .38, .33, .03, 'wood'),
+        ('box', .18, .44, .40, .62, 'dark'),
+        ('box', .20, .46, .38, .60, 'screen'),
+        ('line', .29, .36, .29, .44, .03, 'dark'),
+        ('line', -.02, .37, .12, .37, .02, 'metal')),
+    'easel': (
+        ('line', .12, .0, .26, .86, .025, 'wood'),
+        ('line', .44, .0, .26, .86, .025, 'wood'),
+        ('line', .12, .33, .42, .33, .035, 'wood'),
+        ('box', .12, .35, .42, .76, 'light'),
+        ('box', .16, .40, .38, .52, 'accent'),
+        ('disc', .32, .63, .05, .05, 'brass')),
+    'treadmill': (
+        ('line', -.34, -.03, .36, -.03, .06, 'dark'),
+        ('line', .36, -.02, .32, .50, .03, 'metal'),
+        ('line', .32, .50, .22, .52, .03, 'accent')),
+    'box': (
+        ('box', -.07, -.09, .11, .07, 'accent'),
+        ('line', -.07, .03, .11, .03, .015, 'light')),
+    'phone': (
+        ('box', -.04, -.02, .03, .15, 'dark'),
+        ('box', -.025, .03, .015, .13, 'screen')),
+    'umbrella': (
+        ('line', .0, -.05, .0, .34, .02, 'metal'),
+        ('dome', .06, .22, .27, .14, 'accent')),
+    'balloon': (
+        ('line', .0, .0, -.03, .20, .012, 'dark'),
+        ('disc', -.03, .29, .10, .12, 'accent'),
+        ('disc', -.06, .33, .02, .025, 'light')),
 }
-_PAINT = dict(wood=(126, 84, 50), dark=(40, 38, 42), light=(236, 234, 224), metal=(150, 154, 160), brass=(214, 170, 60), screen=(120, 190, 230))
+_PAINT = dict(wood=(126, 84, 50), dark=(40, 38, 42), light=(236, 234, 224),
+              metal=(150, 154, 160), brass=(214, 170, 60), screen=(120, 190, 230))
 
 # %% ../nbs/data/14_synthetic.ipynb #f2b37035
 @dataclass
@@ -187,7 +244,8 @@ class _Pen:
 
     def points(self, p:np.ndarray) -> np.ndarray:
         "Body coordinates (n,2) as OpenCV's fixed-point pixels, 4 fractional bits."
-        p = np.asarray(p, dtype=np.float64) * (self.flip * self.scale, -self.scale) + (self.x, self.y)
+        scale = self.flip * self.scale, -self.scale
+        p = np.asarray(p, dtype=np.float64) * scale + (self.x, self.y)
         return np.rint(p * 16).astype(np.int32)
 
     def width(self, w:float) -> int:
@@ -209,7 +267,8 @@ class _Pen:
 
     def disc(self, x:float, y:float, rx:float, ry:float, color:tuple, end:int=360) -> None:
         "A filled ellipse, or with `end=180` its upper half."
-        (c,), axes = self.points(((x, y),)).tolist(), (round(rx * self.scale * 16), round(ry * self.scale * 16))
+        (c,) = self.points(((x, y),)).tolist()
+        axes = round(rx * self.scale * 16), round(ry * self.scale * 16)
         cv2.ellipse(self.img, c, axes, 180, 0, end, color, -1, cv2.LINE_AA, 4)
 
     def dome(self, x:float, y:float, rx:float, ry:float, color:tuple) -> None:
@@ -218,12 +277,16 @@ class _Pen:
 
     def prop(self, name:str, paint:dict, at:tuple=(0., 0.)) -> None:
         "A thing of PROPS, moved to `at`."
-        pen = replace(self, x=self.x + self.flip * self.scale * at[0], y=self.y - self.scale * at[1])
+        x = self.x + self.flip * self.scale * at[0]
+        y = self.y - self.scale * at[1]
+        pen = replace(self, x=x, y=y)
         for kind, *numbers, color in PROPS[name]: getattr(pen, kind)(*numbers, paint[color])
 
 # %% ../nbs/data/14_synthetic.ipynb #cebd4e2e
-_LEG, _FAR_LEG = ((9, 10, 'thigh', 'trousers'), (10, 11, 'shin', 'trousers')), ((12, 13, 'thigh', 'trousers'), (13, 14, 'shin', 'trousers'))
-_ARM, _FAR_ARM = ((3, 4, 'arm', 'shirt'), (4, 5, 'forearm', 'sleeve')), ((6, 7, 'arm', 'shirt'), (7, 8, 'forearm', 'sleeve'))
+_LEG = (9, 10, 'thigh', 'trousers'), (10, 11, 'shin', 'trousers')
+_FAR_LEG = (12, 13, 'thigh', 'trousers'), (13, 14, 'shin', 'trousers')
+_ARM = (3, 4, 'arm', 'shirt'), (4, 5, 'forearm', 'sleeve')
+_FAR_ARM = (6, 7, 'arm', 'shirt'), (7, 8, 'forearm', 'sleeve')
 _THICK = dict(thigh=.095, shin=.075, arm=.062, forearm=.05)
 
 def _limb(
@@ -232,11 +295,11 @@ def _limb(
     bones:tuple, # two of (first joint, last joint, thickness, colour)
     actor:'Actor', # whose limb
     shade:str='', # ' far' for the darker far side
-) -> None: # nothing: drawn in place
+) -> None:
     "Two bones and the hand or shoe at their end."
-    for a, b, thick, color in bones: pen.line(*j[a], *j[b], _THICK[thick] * actor.girth, actor.paint[color + shade])
-    x, y = j[bones[1][1]]
-    if bones[1][2] == 'forearm': pen.disc(x, y, .032, .032, actor.paint['skin' + shade])
+    for a, b, name, color in bones:
+        pen.line(*j[a], *j[b], _THICK[name] * actor.girth, actor.paint[color + shade])
+    if name == 'forearm': pen.disc(*j[b], .032, .032, actor.paint['skin' + shade])
 
 # %% ../nbs/data/14_synthetic.ipynb #501af4f8
 def _draw_figure(
@@ -244,14 +307,15 @@ def _draw_figure(
     j:np.ndarray, # (15,2) joint positions in body heights
     actor:'Actor', # body and clothes
     action:Action, # view, and what is held
-) -> None: # nothing: drawn in place
+) -> None:
     "The whole figure from back to front."
     front, paint, p = action.front, actor.paint, j.tolist()
     if not front: _limb(pen, p, _FAR_ARM, actor, ' far')
     for bones, ankle, s in ((_FAR_LEG, 14, -1), (_LEG, 11, 1)):
         shade = ' far' if s < 0 and not front else ''
         x, y = p[ankle]
-        pen.line(x, y - .01, x + (.03 * s if front else .06), y - .015, .05, paint['shoes'])
+        toe = .03 * s if front else .06
+        pen.line(x, y - .01, x + toe, y - .015, .05, paint['shoes'])
         _limb(pen, p, bones, actor, shade)
     (px, py), (nx, ny), (hx, hy) = p[:3]
     top, low = (.115, .085) if front else (.075, .07)
@@ -259,8 +323,13 @@ def _draw_figure(
     d = math.atan2(nx - px, ny - py)
     cx, cy = math.cos(d), -math.sin(d) # across the torso
     pen.line(nx, ny, hx, hy, .06, paint['skin far'])
-    pen.polygon(((px - low * cx, py - low * cy), (px + low * cx, py + low * cy), (nx + top * cx, ny + top * cy), (nx - top * cx, ny - top * cy)), paint['shirt'])
-    pen.line(px - (low - .03) * cx, py - (low - .03) * cy, px + (low - .03) * cx, py + (low - .03) * cy, .07, paint['trousers'])
+    dx, dy = low * cx, low * cy
+    hips = (px - dx, py - dy), (px + dx, py + dy)
+    dx, dy = top * cx, top * cy
+    shoulders = (nx + dx, ny + dy), (nx - dx, ny - dy)
+    pen.polygon((*hips, *shoulders), paint['shirt'])
+    dx, dy = (low - .03) * cx, (low - .03) * cy
+    pen.line(px - dx, py - dy, px + dx, py + dy, .07, paint['trousers'])
     pen.disc(hx, hy, .068, .082, paint['skin'])
     if front: pen.dome(hx, hy + .015, .072, .075, paint['hair'])
     else: pen.disc(hx - .022, hy + .03, .06, .06, paint['hair'])
@@ -294,23 +363,29 @@ def _room(
     w:int, # columns
     horizon:int, # row where wall and floor meet
 ) -> tuple: # picture (h,w,3) uint8, wall colour (3,)
-    "A wall (plain, striped or tiled) with pictures or boxes on it, a floor, and soft noise over both."
-    wall, floor = _color(rng, (.05, .35), (.35, .9)), _color(rng, (.1, .4), (.25, .7))
+    "A wall (plain, striped or tiled) with things on it, a floor, and soft noise over both."
+    wall = _color(rng, (.05, .35), (.35, .9))
+    floor = _color(rng, (.1, .4), (.25, .7))
     img = np.empty((h, w, 3))
     img[:horizon], img[horizon:] = wall, floor
     ramp = np.linspace(-1, 1, w) * rng.uniform(-18, 18)
-    period, depth = rng.uniform(.1, .3) * h, rng.uniform(6, 16)
+    period = rng.uniform(.1, .3) * h
+    depth = rng.uniform(6, 16)
     stripes = depth * np.sign(np.sin(2 * np.pi * np.arange(w) / period))
     tiles = stripes * np.sign(np.sin(2 * np.pi * np.arange(h) / period))[:, None]
-    img[:horizon] += (ramp, stripes, np.broadcast_to(tiles, (h, w))[:horizon])[rng.integers(3)][..., None]
+    patterns = ramp, stripes, np.broadcast_to(tiles, (h, w))[:horizon]
+    img[:horizon] += patterns[rng.integers(3)][..., None]
     for _ in range(rng.integers(1, 4)):
         x, y, bw, bh = rng.uniform((0, .05, .1, .1), (.9, .4, .3, .35)) * (w, h, h, h)
         color = wall + rng.uniform(-45, 45, 3)
-        bottom = horizon + 2 if rng.random() < .4 else min(y + bh, horizon - 2)
-        cv2.rectangle(img, (int(x), int(y)), (int(x + bw), int(bottom)), (color * .7).tolist(), -1)
-        cv2.rectangle(img, (int(x) + 2, int(y) + 2), (int(x + bw) - 2, int(bottom) - 2), color.tolist(), -1)
+        stands = rng.random() < .4
+        bottom = horizon + 2 if stands else int(min(y + bh, horizon - 2))
+        left, top, right = int(x), int(y), int(x + bw)
+        cv2.rectangle(img, (left, top), (right, bottom), (color * .7).tolist(), -1)
+        cv2.rectangle(img, (left + 2, top + 2), (right - 2, bottom - 2), color.tolist(), -1)
     for cells, depth in ((6, 10), (24, 6)):
-        img += cv2.resize(rng.normal(0, depth, (cells, cells)), (w, h), interpolation=cv2.INTER_CUBIC)[..., None]
+        noise = rng.normal(0, depth, (cells, cells))
+        img += cv2.resize(noise, (w, h), interpolation=cv2.INTER_CUBIC)[..., None]
     return img.clip(0, 255).astype(np.uint8), wall
 
 # %% ../nbs/data/14_synthetic.ipynb #6b7ecd3d
@@ -326,16 +401,19 @@ def _actor(
     room, wall = _room(rng, h + margin, w + margin, round(.86 * h) + margin // 2)
     paint = {k: np.array(c, dtype=float) for k, c in _PAINT.items()}
     paint['skin'] = np.array((236, 188, 150)) * rng.uniform(.45, 1.02)
-    paint['hair'] = np.array(((30, 24, 20), (92, 58, 30), (200, 160, 90), (150, 150, 150))[rng.integers(4)])
+    hair = (30, 24, 20), (92, 58, 30), (200, 160, 90), (150, 150, 150)
+    paint['hair'] = np.array(hair[rng.integers(4)])
     paint['shoes'] = _color(rng, (0, .4), (.1, .3))
+    def contrast(color): return np.abs(color - wall).sum()
     for name in ('shirt', 'trousers', 'accent'):
         tries = [_color(rng, (.3, 1.), (.2, .95)) for _ in range(4)]
-        paint[name] = max(tries, key=lambda c: np.abs(c - wall).sum()) # clothes stand out from the wall
+        paint[name] = max(tries, key=contrast) # clothes stand out from the wall
     paint['sleeve'] = paint['shirt'] if rng.random() < .4 else paint['skin']
     paint['accent dark'] = paint['accent'] * .45
     arm = rng.uniform(.92, 1.08)
-    lengths = np.array((.30, .11, .17 * arm, .19 * arm, .24, .23)) * rng.uniform(.95, 1.05, 6)
-    return Actor(room, rng.uniform(.60, .70), tuple(lengths), rng.uniform(.85, 1.2), paint)
+    lengths = np.array((.30, .11, .17 * arm, .19 * arm, .24, .23))
+    lengths = tuple(lengths * rng.uniform(.95, 1.05, 6))
+    return Actor(room, rng.uniform(.60, .70), lengths, rng.uniform(.85, 1.2), paint)
 
 # %% ../nbs/data/14_synthetic.ipynb #6e489d14
 @dataclass(frozen=True)
@@ -359,8 +437,8 @@ def _frame_range(
 ) -> tuple: # fewest and most frames
     "The range of lengths; raises ValueError for an empty one."
     lo, hi = (n_frames, n_frames) if isinstance(n_frames, int) else n_frames
-    if not 2 <= lo <= hi: raise ValueError(f'n_frames must be (fewest, most) with 2 <= fewest <= most, got {n_frames}')
-    return lo, hi
+    if 2 <= lo <= hi: return lo, hi
+    raise ValueError(f'n_frames must be (fewest, most) with 2 <= fewest <= most, got {n_frames}')
 
 def _take(
     family:str, # of the action
@@ -374,9 +452,20 @@ def _take(
     lo, hi = _frame_range(n_frames)
     n = int(rng.integers(lo, hi + 1))
     t = np.arange(n)[:, None]
-    tremble = [np.sin(2 * np.pi * (t / rng.uniform(12, 40, 2) + rng.random(2))) for _ in range(2)]
-    return Take(n, rng.random(), rng.uniform(.88, 1.12), (rng.uniform(0, .06), rng.uniform(.94, 1)), np.append(rng.normal(0, 2.5, 10), 0),
-                rng.uniform(-.1, .1), rng.uniform(.95, 1.05), int(rng.choice((-1, 1))), rng.uniform(.85, 1.1), 4e-4 * sum(tremble), rng.random(2))
+    def tremble(): return np.sin(2 * np.pi * (t / rng.uniform(12, 40, 2) + rng.random(2)))
+    shake = 4e-4 * (tremble() + tremble())
+    return Take( # the order of the draws is the order of these lines
+        n_frames=n,
+        phase=rng.random(),
+        speed=rng.uniform(.88, 1.12),
+        wait=(rng.uniform(0, .06), rng.uniform(.94, 1)),
+        tilt=np.append(rng.normal(0, 2.5, 10), 0),
+        x=rng.uniform(-.1, .1),
+        zoom=rng.uniform(.95, 1.05),
+        flip=int(rng.choice((-1, 1))),
+        light=rng.uniform(.85, 1.1),
+        shake=shake,
+        pan=rng.random(2))
 
 # %% ../nbs/data/14_synthetic.ipynb #693e1524
 def action_poses(
@@ -387,14 +476,16 @@ def action_poses(
     n_frames:tuple|int=(48, 64), # fewest and most frames
     fps:float=25, # frames a second
 ) -> np.ndarray: # (t,11) angles in degrees and lift
-    "The poses of a video, frame by frame. Raises ValueError for an unknown class or an empty range of lengths."
+    "The poses of a video. Raises ValueError for an unknown class or an empty range of lengths."
     action = _action(name)
     take = _take(action.family, group, clip, seed, n_frames)
     t = np.arange(take.n_frames)
-    if action.seconds: u = take.phase + t * take.speed / (fps * action.seconds)
+    if action.seconds:
+        u = take.phase + t * take.speed / (fps * action.seconds)
     else:
         a, b = take.wait
-        u = ((t / max(1, take.n_frames - 1) - a) / (b - a)).clip(0, 1)
+        share = t / max(1, take.n_frames - 1)
+        u = ((share - a) / (b - a)).clip(0, 1)
     poses = interpolate_poses(action.keys, u, bool(action.seconds)) + take.tilt
     return poses[::-1] if action.backwards else poses
 
@@ -402,8 +493,8 @@ def _action(
     name:str, # class name
 ) -> Action: # its description
     "Looks a class up; raises ValueError with the list of classes for an unknown one."
-    if name not in ACTIONS: raise ValueError(f"unknown action {name!r}; there are: {', '.join(CLASSES)}")
-    return ACTIONS[name]
+    if name in ACTIONS: return ACTIONS[name]
+    raise ValueError(f"unknown action {name!r}; there are: {', '.join(CLASSES)}")
 
 # %% ../nbs/data/14_synthetic.ipynb #7938e6e3
 def render_action(
@@ -415,11 +506,14 @@ def render_action(
     n_frames:tuple|int=(48, 64), # fewest and most frames
     fps:float=25, # frames a second
 ) -> np.ndarray: # (t,h,w,3) uint8 RGB
-    "The pixels of one video, a function of the arguments alone. Raises ValueError for an unknown class or an empty range of lengths."
-    action, actor = _action(name), _actor(seed, group, size)
+    """The pixels of one video, a function of the arguments alone.
+    Raises ValueError for an unknown class or an empty range of lengths."""
+    action = _action(name)
+    actor = _actor(seed, group, size)
     poses = action_poses(name, group, clip, seed, n_frames, fps)
     take = _take(action.family, group, clip, seed, n_frames)
-    (h, w), scale = size, actor.height * take.zoom * size[0]
+    h, w = size
+    scale = actor.height * take.zoom * h
     half = .105 * actor.girth if action.front else .012
     joints = forward_kinematics(poses, actor.lengths, half, action.plant)
     shake = (take.shake[::-1] if action.backwards else take.shake) * h
@@ -433,8 +527,10 @@ def render_action(
     if action.scenery: pen.prop(action.scenery, actor.paint)
     out = np.empty((len(poses), h, w, 3), np.uint8)
     for frame, j, (dx, dy) in zip(out, joints, shake, strict=True):
-        cv2.warpAffine(room, np.array(((1, 0, dx), (0, 1, dy))), (w, h), dst=frame, borderMode=cv2.BORDER_REFLECT)
-        _draw_figure(replace(pen, img=frame, x=pen.x + dx, y=pen.y + dy), j, actor, action)
+        move = np.array(((1, 0, dx), (0, 1, dy)))
+        cv2.warpAffine(room, move, (w, h), dst=frame, borderMode=cv2.BORDER_REFLECT)
+        moved = replace(pen, img=frame, x=pen.x + dx, y=pen.y + dy)
+        _draw_figure(moved, j, actor, action)
     return out
 
 def _lit(
@@ -442,17 +538,23 @@ def _lit(
     light:float, # brightness factor
 ) -> dict: # colour name -> (r,g,b) ints, and '<name> far' for the far side of the body
     "A palette under a light."
-    lit = {k: np.clip(c * light, 0, 255) for k, c in paint.items()}
-    return {k + s: tuple(int(v) for v in c * f) for k, c in lit.items() for s, f in (('', 1), (' far', .72))}
+    lit = {}
+    for name, color in paint.items():
+        near = np.clip(color * light, 0, 255)
+        lit[name] = tuple(near.astype(int).tolist())
+        lit[name + ' far'] = tuple((near * .72).astype(int).tolist())
+    return lit
 
 # %% ../nbs/data/14_synthetic.ipynb #fa070367
 def held_out_groups(
     n_groups:int, # groups a class
     split:int, # 1, 2 or 3
 ) -> range: # numbers of the test groups, from 1
-    "The test groups of a split: 7 of 25, in order, as in UCF-101. Raises ValueError below 3 groups and for another split."
+    """The test groups of a split: 7 of 25, in order, as in UCF-101.
+    Raises ValueError below 3 groups and for another split."""
     if split not in (1, 2, 3): raise ValueError(f'split is 1, 2 or 3, got {split!r}')
-    if n_groups < 3: raise ValueError(f'three splits need at least 3 groups, got n_groups={n_groups}')
+    if n_groups < 3:
+        raise ValueError(f'three splits need at least 3 groups, got n_groups={n_groups}')
     k = max(1, round(n_groups * 7 / 25))
     return range((split - 1) * k + 1, split * k + 1)
 
@@ -465,42 +567,43 @@ def _video_name(
     "The path of a video within UCF-101's layout."
     return f'{name}/v_{name}_g{group:02d}_c{clip:02d}.avi'
 
-def _split_lists(
-    classes:Sequence[str], # in the order of their numbers
-    n_groups:int, # groups a class
-    n_clips:int, # clips a group
-) -> dict: # file name -> lines
-    "The seven list files of UCF-101."
-    lists = {'classInd.txt': [f'{i} {c}' for i, c in enumerate(classes, 1)]}
+def _clips(classes, n_groups, n_clips):
+    "Class, group and clip of every video, in the order of the files."
+    return product(classes, range(1, n_groups + 1), range(1, n_clips + 1))
+
+def _split_lists(classes, n_groups, n_clips):
+    "The seven list files of UCF-101: file name -> lines."
+    number = {c: i for i, c in enumerate(classes, 1)}
+    lists = {'classInd.txt': [f'{i} {c}' for c, i in number.items()]}
     for split in (1, 2, 3):
         held_out = held_out_groups(n_groups, split)
-        for part in ('train', 'test'):
-            lists[f'{part}list{split:02d}.txt'] = [
-                _video_name(c, g, k) + (f' {i}' if part == 'train' else '') for i, c in enumerate(classes, 1)
-                for g in range(1, n_groups + 1) if (g in held_out) == (part == 'test') for k in range(1, n_clips + 1)]
+        train, test = [], []
+        for name, group, clip in _clips(classes, n_groups, n_clips):
+            file = _video_name(name, group, clip)
+            if group in held_out: test.append(file)
+            else: train.append(f'{file} {number[name]}')
+        lists[f'trainlist{split:02d}.txt'] = train
+        lists[f'testlist{split:02d}.txt'] = test
     return lists
 
 # %% ../nbs/data/14_synthetic.ipynb #527be917
 _DRAWING = 2 # raised whenever the same settings give other pixels
 
-def _settings(
-    classes:Sequence[str]|None, # class names, None: all
-    n_groups:int, # groups a class
-    n_clips:int, # clips a group
-    seed:int, # of the data set
-    size:tuple, # frame height and width
-    n_frames:tuple|int, # fewest and most frames
-    fps:float, # frames a second
-) -> dict: # what the pixels are a function of
-    "The checked settings as they stand in the record; raises ValueError for impossible ones."
+def _settings(classes, n_groups, n_clips, seed, size, n_frames, fps):
+    "The arguments of make_synthetic for the record; raises ValueError for impossible ones."
     classes = list(CLASSES if classes is None else classes)
     for c in classes: _action(c)
-    if len(set(classes)) < max(2, len(classes)): raise ValueError(f'classes must be two or more different names, got {classes}')
+    if len(set(classes)) < max(2, len(classes)):
+        raise ValueError(f'classes must be two or more different names, got {classes}')
     n_frames = _frame_range(n_frames)
-    if len(size) != 2 or min(size) < 32 or any(s % 2 for s in size): raise ValueError(f'size must be two even numbers of at least 32, got {size}')
-    if n_clips < 1 or seed < 0 or fps <= 0: raise ValueError(f'need n_clips >= 1, seed >= 0 and fps > 0, got {n_clips}, {seed} and {fps}')
+    if len(size) != 2 or min(size) < 32 or any(s % 2 for s in size):
+        raise ValueError(f'size must be two even numbers of at least 32, got {size}')
+    if n_clips < 1 or seed < 0 or fps <= 0:
+        raise ValueError('need n_clips >= 1, seed >= 0 and fps > 0, '
+                         f'got {n_clips}, {seed} and {fps}')
     held_out_groups(n_groups, 1)
-    return dict(drawing=_DRAWING, classes=classes, n_groups=n_groups, n_clips=n_clips, seed=seed, size=list(size), n_frames=list(n_frames), fps=fps)
+    return dict(drawing=_DRAWING, classes=classes, n_groups=n_groups, n_clips=n_clips,
+                seed=seed, size=list(size), n_frames=list(n_frames), fps=fps)
 
 # %% ../nbs/data/14_synthetic.ipynb #4008dab1
 def _recorded(
@@ -510,19 +613,23 @@ def _recorded(
     "Reads the record of `root`; raises DatasetError where something else is there."
     record = root/'synthetic.json'
     if not record.exists():
-        if root.exists() and (not root.is_dir() or any(root.iterdir())): raise DatasetError(f'{root}: neither new, nor empty, nor a data set of ours')
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise DatasetError(f'{root}: neither new, nor empty, nor a data set of ours')
         return None
     try: found = dict(json.loads(record.read_text()))
-    except (ValueError, TypeError) as e: raise DatasetError(f'{record}: cannot be read ({e}); delete the folder and write it again') from e
-    other = [k for k in settings if found.get('settings', {}).get(k) != settings[k]]
-    if other: raise DatasetError(f"{root}: holds a data set with other {', '.join(other)}; choose another folder or delete this one")
+    except (ValueError, TypeError) as e:
+        raise DatasetError(f'{record}: cannot be read ({e}); '
+                           'delete the folder and write it again') from e
+    there = found.get('settings', {})
+    other = [k for k in settings if there.get(k) != settings[k]]
+    if other:
+        raise DatasetError(f"{root}: holds a data set with other {', '.join(other)}; "
+                           'choose another folder or delete this one')
     return found.get('checksum')
 
 # %% ../nbs/data/14_synthetic.ipynb #fd99b170
-def _write_one(
-    job:tuple, # path, then the arguments of render_action
-) -> None: # nothing: the file is there
-    "Renders and writes one video; what a worker process does."
+def _write_one(job):
+    "Renders and writes a video, given path and arguments of render_action; what a worker does."
     path, *args = job
     write_video(path, render_action(*args), fps=args[-1])
 
@@ -530,7 +637,7 @@ def _write_text(
     path:Path, # file to write
     text:str, # what to write
     newline:str|None=None, # how lines end, as in open
-) -> None: # nothing: the file is there
+) -> None:
     "Writes a small file, whole or not at all."
     with atomic(path) as part: part.write_text(text, newline=newline)
 
@@ -544,46 +651,59 @@ def _checksum(
 
 def _run(
     jobs:list, # for _write_one
-    workers:int|None, # processes; None: as many as there are cores, one for a small number of jobs
+    workers:int|None, # processes; None: one a core, for few jobs one
     progress:bool, # show a progress bar
-) -> None: # nothing: the files are there
+) -> None:
     "Writes the videos, in this process or in several fresh ones."
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        allowed = getattr(os, 'sched_getaffinity', None)
+        cores = len(allowed(0)) if allowed else os.cpu_count() or 1
         workers = cores if len(jobs) >= 100 else 1
-    bar = dict(total=len(jobs), desc='writing videos', unit='video', disable=None if progress else True)
+    hidden = None if progress else True # None: except on a terminal
+    bar = dict(total=len(jobs), desc='writing videos', unit='video', disable=hidden)
     if workers <= 1 or len(jobs) < 2:
         for _ in tqdm(map(_write_one, jobs), **bar): pass
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), cv2.setNumThreads, (1,)) as pool:
+    fresh = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(workers, fresh, cv2.setNumThreads, (1,)) as pool:
         for _ in tqdm(pool.map(_write_one, jobs, chunksize=4), **bar): pass
 
 # %% ../nbs/data/14_synthetic.ipynb #7c782e59
 def make_synthetic(
     root:str|os.PathLike, # folder to write to: new, empty, or the same data set
-    classes:Sequence[str]|None=None, # class names in the order of their numbers, None: all of CLASSES
+    classes:Sequence[str]|None=None, # in the order of their numbers, None: all of CLASSES
     n_groups:int=25, # actors (each in a room), at least 3
     n_clips:int=4, # videos of an actor and class
     seed:int=0, # another one: other actors, rooms and takes
     size:tuple=(120, 160), # frame height and width, pixels, even
     n_frames:tuple|int=(48, 64), # fewest and most frames of a video
     fps:float=25, # frames a second
-    workers:int|None=None, # processes; None: one a core for 100 videos or more, else none besides this one
+    workers:int|None=None, # processes; None: one a core for 100 videos or more, else this one
     progress:bool=False, # show a progress bar
 ) -> Path: # `root`, for `fstcn.datasets.ucf101(root, split)`
-    """Write the embedded data set in UCF-101's layout: `UCF-101/<class>/*.avi` and `ucfTrainTestlist/*.txt`.
-    Raises ValueError for impossible settings, DatasetError where `root` holds something else or files changed since they were written."""
-    root, s = Path(root), _settings(classes, n_groups, n_clips, seed, size, n_frames, fps)
-    checksum = _recorded(root, s)
-    jobs = [(root/'UCF-101'/_video_name(c, g, k), c, g, k, seed, tuple(size), tuple(s['n_frames']), fps)
-            for c in s['classes'] for g in range(1, n_groups + 1) for k in range(1, n_clips + 1)]
-    files, missing = [j[0] for j in jobs], [j for j in jobs if not j[0].exists()]
-    record, lists = root/'synthetic.json', _split_lists(s['classes'], n_groups, n_clips)
-    if not checksum: _write_text(record, json.dumps(dict(settings=s)))
-    for file, lines in ((root/'ucfTrainTestlist'/name, lines) for name, lines in lists.items()):
-        if not (checksum and file.exists()): _write_text(file, '\n'.join(lines) + '\n', newline='\r\n')
-    if missing: _run(missing, workers, progress)
+    """Write the embedded data set in the layout of UCF-101: `UCF-101` and `ucfTrainTestlist`.
+    Raises ValueError for impossible settings, DatasetError where `root` holds something else
+    or files changed since they were written."""
+    root = Path(root)
+    settings = _settings(classes, n_groups, n_clips, seed, size, n_frames, fps)
+    classes, n_frames = settings['classes'], tuple(settings['n_frames'])
+    checksum = _recorded(root, settings)
+    record = root/'synthetic.json'
+    if not checksum: _write_text(record, json.dumps(dict(settings=settings)))
+    for name, lines in _split_lists(classes, n_groups, n_clips).items():
+        file = root/'ucfTrainTestlist'/name
+        if checksum and file.exists(): continue
+        _write_text(file, '\n'.join(lines) + '\n', newline='\r\n')
+    jobs, files = [], []
+    for what in _clips(classes, n_groups, n_clips):
+        file = root/'UCF-101'/_video_name(*what)
+        files.append(file)
+        if not file.exists(): jobs.append((file, *what, seed, tuple(size), n_frames, fps))
+    if jobs: _run(jobs, workers, progress)
     written = _checksum(files)
-    if checksum and written != checksum: raise DatasetError(f'{root}: videos have changed since they were written; delete the folder and write it again')
-    if not checksum: _write_text(record, json.dumps(dict(settings=s, checksum=written), indent=1))
+    if not checksum:
+        _write_text(record, json.dumps(dict(settings=settings, checksum=written), indent=1))
+    elif written != checksum:
+        raise DatasetError(f'{root}: videos have changed since they were written; '
+                           'delete the folder and write it again')
     return root

@@ -1,0 +1,104 @@
+"What a reader need not see of a run: unreadable videos, a full disk, scores of several processes."
+from unittest.mock import Mock, patch
+
+import pytest
+import torch
+
+import fstcn.experiments
+from fstcn.datasets import Video, VideoSplit, ucf101
+from fstcn.experiments import _write_results, run_experiment, score_together
+from fstcn.inference import Recognizer, Scores, score_videos
+from fstcn.model import FstCN, FstCNConfig
+from fstcn.records import read_lines
+from fstcn.synthetic import make_synthetic
+from fstcn.training import TrainConfig
+
+TINY = FstCNConfig.small(
+    2, n_clips=2, crop_size=76, short_side=90, scl_channels=(8, 8, 8, 8), spatial_channels=8,
+    temporal_channels=8, permuted_channels=8, fc_sizes=(16, 16), fusion_size=16)
+ONCE = TrainConfig(epochs=1, batch_size=4, workers=0)
+SKIP = TrainConfig(epochs=1, batch_size=4, workers=0, on_error='skip')
+
+
+@pytest.fixture(scope='module')
+def split(tmp_path_factory):
+    "Two classes, four actors."
+    folder = tmp_path_factory.mktemp('data')
+    return ucf101(make_synthetic(folder, ['SitDown', 'StandUp'], n_groups=4, n_clips=1), 1)
+
+
+@pytest.fixture
+def bad(tmp_path):
+    "A file that is no video."
+    (tmp_path/'bad.avi').write_bytes(bytes(2000))
+    return tmp_path/'bad.avi'
+
+
+def run(split, settings, out, **options):
+    return run_experiment(split, TINY, settings, out, device='cpu', progress=False, **options)
+
+
+def never(): return patch.object(fstcn.experiments, 'train', side_effect=ZeroDivisionError)
+
+
+def test_a_file_that_cannot_be_read_is_told_before_training(split, tmp_path):
+    unread = patch.object(fstcn.experiments, 'checksum', side_effect=OSError('cannot be read'))
+    with unread, never(), pytest.raises(OSError, match='be read'):
+        run(split, ONCE, tmp_path/'never', validate=.4)
+    assert not (tmp_path/'never').exists()
+
+
+def test_nothing_to_hold_out_is_told_before_training(split, tmp_path):
+    none = patch.object(fstcn.experiments, 'hold_out', return_value=(split.train, []))
+    with none, never(), pytest.raises(ValueError, match='no training video can be held out'):
+        run(split, ONCE, tmp_path/'never', validate=.4)
+    assert not (tmp_path/'never').exists()
+
+
+def test_where_no_test_video_can_be_read_nothing_is_scored(split, bad, tmp_path):
+    record = run(VideoSplit(split.classes, split.train, (Video(bad, 0),)), SKIP, tmp_path/'nothing')
+    assert 'accuracy' not in record
+    assert not (tmp_path/'nothing'/'scores.npz').exists()
+
+
+def test_a_held_out_video_that_cannot_be_read_is_left_out(split, bad, tmp_path):
+    few = VideoSplit(split.classes, (*split.train, Video(bad, 0, 'g09')), ())
+    held = split.train, (split.train[0], Video(bad, 0))
+    with patch.object(fstcn.experiments, 'hold_out', return_value=held):
+        data = run(few, SKIP, tmp_path/'valid', validate=.5)['data']
+    assert (data['valid'], data['unreadable']) == (1, ['bad.avi'])
+
+
+def test_the_record_does_not_wait_for_pictures(tmp_path):
+    full = patch.object(fstcn.experiments, 'plot_history', side_effect=OSError('disk full'))
+    with full, pytest.raises(OSError, match='disk full'):
+        _write_results(tmp_path/'torn', [], None, {'a': 1})
+    assert read_lines(tmp_path/'torn'/'record.json') == [{'a': 1}]
+
+
+def as_process(rank, gather, recognizer, videos):
+    "What one of two processes does, with `gather` in place of the exchange."
+    state = Mock(return_value=Mock(process_index=rank, num_processes=2))
+    with patch.multiple(fstcn.experiments, PartialState=state, gather_object=gather):
+        return score_together(recognizer, videos, progress=False)
+
+
+def test_two_processes_score_as_one_does(split):
+    torch.manual_seed(0)
+    recognizer = Recognizer(FstCN(TINY), split.classes, 2, device='cpu')
+    videos = [*split.test, split.train[0]]                  # three: one process has more
+    parts = []
+
+    def collect(part):
+        parts.append(part)
+        raise InterruptedError
+    for rank in (0, 1):
+        with pytest.raises(InterruptedError): as_process(rank, collect, recognizer, videos)
+    got = as_process(1, lambda part: parts[0] + parts[1], recognizer, videos)
+    wanted = score_videos(recognizer, videos, progress=False)
+    assert isinstance(got, Scores)
+    for part in ('probs', 'starts', 'labels'):
+        assert torch.equal(getattr(got, part), getattr(wanted, part)), part
+    assert (got.names, got.classes) == (wanted.names, wanted.classes)
+    with pytest.raises(RuntimeError, match='3 videos were to be scored once each'):
+        as_process(1, lambda part: part, recognizer, videos)
