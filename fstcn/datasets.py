@@ -217,8 +217,7 @@ def _read_lines(file):
         text = file.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as e:
         raise DatasetError(f'{file}: cannot be read: {e}') from e
-    lines = [line.strip() for line in text.split('\n')]
-    return [line for line in lines if line]
+    return [line.strip() for line in text.split('\n') if line.strip()]
 
 
 def _find_lists(root, name, what, lists):
@@ -425,12 +424,11 @@ def hmdb51(
     if check_counts and len(classes) == 51:
         _check_counts(f'HMDB-51 split {split}', (len(train), len(test)), _HMDB51_COUNTS)
     files = _match(train + test, _index_videos(where, train + test + unused), where)
-    ids = {c: i for i, c in enumerate(classes)}
 
     def video(listed):
         c, _, name = listed.partition('/')
         film = name.rsplit(f'_{c}_', 1)[0]
-        return Video(files[listed], ids[c], f'{c}/{film}')
+        return Video(files[listed], classes.index(c), f'{c}/{film}')
 
     parts = tuple(map(video, train)), tuple(map(video, test))
     return validate_split(VideoSplit(tuple(classes), *parts))
@@ -657,7 +655,7 @@ def _csv_rows(lines, path):
                                'Quote a field with a comma in it')
         row = dict(zip(header, fields, strict=True))
         if not row['path']: raise DatasetError(f'{where}: the path is empty')
-        yield row
+        yield row | {'label': row['label'].strip()}
 
 
 def _read_csv(path):
@@ -735,11 +733,11 @@ def from_csv(
     `ValueError` is for a wrong fraction."""
     path = Path(path)
     rows = _read_csv(path)
-    empty = [r['path'] for r in rows if not r['label'].strip()]
+    empty = [r['path'] for r in rows if not r['label']]
     if empty:
         raise DatasetError(f'{path}: {len(empty)} of {len(rows)} videos have an empty label: '
                            f'{name_some(empty)}')
-    names, labels = _label_ids([r['label'].strip() for r in rows], classes, path)
+    names, labels = _label_ids([r['label'] for r in rows], classes, path)
     _require_files(path, rows)
 
     videos = []
@@ -756,7 +754,7 @@ def _all_rows(file:Path) -> list[tuple[Path, str]]:
     "Every video of a CSV file, and its class name."
     rows = _read_csv(file)
     _require_files(file, rows)
-    return [(file.parent / r['path'], r['label'].strip()) for r in rows]
+    return [(file.parent / r['path'], r['label']) for r in rows]
 
 # %% ../nbs/data/12_datasets.ipynb #f11e5000
 @dataclass(frozen=True)
