@@ -9,6 +9,7 @@ __all__ = ['ROWS', 'NETWORKS', 'Row', 'open_data', 'settings_for', 'Job', 'plan_
 # %% ../nbs/practice/40_reproduce.ipynb #af88fad8
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -232,9 +233,9 @@ def estimate_minutes(
     begun = time.perf_counter()
     view_probabilities(model, pairs)
     a_video = time.perf_counter() - begun
-    steps = settings.epochs*-(-len(split.train)//b)
-    scored = len(split.test)    # see `run_job`: ten clip pairs are twice the work
-    if job.network == 'both': scored *= 3
+    steps = settings.epochs*math.ceil(len(split.train)/b)
+    scored = len(split.test)
+    if job.network == 'both': scored *= 3    # see `run_job`: ten clip pairs are twice the work
     if job.network in _STREAMS: scored += len(split.train)
     return (steps*min(seconds[1:]) + scored*a_video)/60
 
@@ -246,7 +247,8 @@ def _digest(weights):    # as `initialize` tells it
 def _weights_for(job, n_classes, weights):
     "The weights that a job begins with, and its network's sizes."
     with torch.device('meta'): net = NETWORKS[job.network](n_classes, job.size)
-    return weights if isinstance(net, FstCN) else None, net.config
+    begin = weights if isinstance(net, FstCN) else None
+    return begin, net.config
 
 def _is_of(record, job):
     return record['kind'] == 'network' and record['job'] == job.fields
@@ -309,10 +311,12 @@ def check_records(
     names = _networks_of(tables)
     of_split = {j.split: j for j in jobs}
     for record in read_lines(Path(results)/RECORDS):
-        network, split, seed = (record['job'][k] for k in ('network', 'split', 'seed'))
-        if record['kind'] != 'network' or network not in names or split not in of_split: continue
-        job = replace(of_split[split], network=network, seed=seed)
-        if job.fields == record['job']: check_record(record, job, splits[split], epochs, weights)
+        found = record['job']
+        if record['kind'] != 'network' or found['network'] not in names: continue
+        if found['split'] not in of_split: continue
+        job = of_split[found['split']]
+        job = replace(job, network=found['network'], seed=found['seed'])
+        if job.fields == found: check_record(record, job, splits[job.split], epochs, weights)
 
 # %% ../nbs/practice/40_reproduce.ipynb #842f2807
 def _stages_before(job, split, weights, work, settings, options):

@@ -1,6 +1,5 @@
 "What no notebook need show of reproducing: other trainings, lost scores, streams trained anew."
 import shutil
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -273,16 +272,19 @@ def test_seeds_and_splits_of_a_table(mini, tmp_path):
 def test_estimate_counts_the_videos_that_are_scored(mini, network):
     n_test, n_train = len(mini.split.test), len(mini.split.train)
     scored = {'tcl': n_test, 'scl': n_test + n_train, 'both': 3*n_test}[network]
-    seen = []
+    seen, clock = [], [0.]
 
-    def half_a_second(model, pairs):
+    def step(*args): clock[0] += 2.
+
+    def views(model, pairs):
         seen.append(pairs.unique().numel())
-        time.sleep(.5)
+        clock[0] += .5
     job = Job(mini.options['data'], network, 1, 0)
-    with patch.multiple(machine, train_step=lambda *args: None, view_probabilities=half_a_second):
-        seconds = 60*estimate_minutes(job, mini.split, 'cpu', 1)
+    watch = SimpleNamespace(perf_counter=lambda: clock[0])
+    with patch.multiple(machine, train_step=step, view_probabilities=views, time=watch):
+        minutes = estimate_minutes(job, mini.split, 'cpu', 3)
     assert seen == [256]                                # noise
-    assert .5*scored <= seconds < .7*scored
+    assert 60*minutes == pytest.approx(2*3 + .5*scored) # three epochs of one step
 
 
 # --- the two streams ------------------------------------------------------------------------------
