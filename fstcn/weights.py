@@ -155,7 +155,8 @@ def _check_plan(path, plan):
     plan = [p for p in plan if p not in ('dropout', 'softmax', 'softmaxloss')]
     for i, (have, want) in enumerate(zip(plan, _PLAN, strict=False), 1):
         if have == want: continue
-        raise WeightsError(f'{path}: not CNN-M: its layer {i} is "{have}", not "{want}"; {_GIVE_MAT}')
+        raise WeightsError(f'{path}: not CNN-M: its layer {i} is "{have}", not "{want}"; '
+                           f'{_GIVE_MAT}')
     if len(plan) == len(_PLAN): return
     raise WeightsError(f'{path}: not CNN-M: {len(plan)} layers, not {len(_PLAN)}; {_GIVE_MAT}')
 
