@@ -269,7 +269,7 @@ class _PacketIndex:
     counted:bool # whether pictures are numbered as they leave the decoder
 
 def _packet_rows(container, stream, codec, true_times):
-    "Position, time, whether decoding may start, whether a B-picture; None where not one a packet."
+    "Position, time, key or not, B or not of each picture; None where not one a packet."
     rows, extradata = [], stream.codec_context.extradata
     for p in container.demux(stream):
         if p.size == 0 and p.dts is None: break
@@ -331,7 +331,7 @@ def _is_refresh(
     data, # one packet of H.264 or HEVC
     codec, # 'h264' or 'hevc'
     extradata, # of the stream: how many bytes a length takes
-): # whether its picture is an IDR, before which all earlier ones are shown, and after it all later
+): # whether its picture is an IDR: all earlier ones are shown before it, all later ones after it
     h264 = codec == 'h264'
     first = 4 if h264 else 21       # its lowest two bits: bytes of a length, less one
     if not extradata or extradata[0] != 1 or len(extradata) <= first: return False

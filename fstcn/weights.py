@@ -41,10 +41,7 @@ class WeightsError(Exception):
 
 @dataclass(frozen=True)
 class ImageNetWeights:
-    """Weights of CNN-M, ready for `fstcn`.
-
-    Named as `FstCN` names its parameters, the original preprocessing folded into conv1.
-    """
+    "Weights of CNN-M as `FstCN` names them, the original preprocessing folded into conv1."
     state:dict[str,Tensor] # weight and bias of every layer in `LAYERS`
     format:str # 'vggm' or 'matconvnet'
     mean:tuple[float,...] # gray levels of R, G and B that the original network subtracts
@@ -62,13 +59,10 @@ def fold_input(
     mean:Sequence[float], # gray levels of R, G and B that it expects to be subtracted
     bgr:bool=False, # its input channels are blue, green, red
 ) -> tuple[Tensor,Tensor]: # weight (c,3,h,w) and bias (c,) for what network_input gives; same dtype
-    """The same first layer for our input, computed in float64.
-
-    Raises `ValueError` if weight or mean is not of three colors.
-    """
+    "The same layer for our input, in float64. Raises `ValueError` if there are not three colors."
     if weight.dim() != 4 or weight.shape[1] != 3 or len(mean) != 3:
-        got = f'a weight {tuple(weight.shape)} and a mean of {len(mean)} values'
-        raise ValueError(f'three colors are needed, got {got}')
+        raise ValueError(f'three colors are needed, got a weight {tuple(weight.shape)} '
+                         f'and a mean of {len(mean)} values')
     w = weight.double().flip(1) if bgr else weight.double()
     mu, sigma, m = torch.tensor((IMAGENET_MEAN, IMAGENET_STD, tuple(mean)), dtype=torch.float64)
     shift = w.sum((2, 3)) @ (255*mu - m)
@@ -155,7 +149,8 @@ def _check_plan(path, plan):
     plan = [p for p in plan if p not in ('dropout', 'softmax', 'softmaxloss')]
     for i, (have, want) in enumerate(zip(plan, _PLAN, strict=False), 1):
         if have == want: continue
-        raise WeightsError(f'{path}: not CNN-M: its layer {i} is "{have}", not "{want}"; {_GIVE_MAT}')
+        raise WeightsError(f'{path}: not CNN-M: its layer {i} is "{have}", not "{want}"; '
+                           f'{_GIVE_MAT}')
     if len(plan) == len(_PLAN): return
     raise WeightsError(f'{path}: not CNN-M: {len(plan)} layers, not {len(_PLAN)}; {_GIVE_MAT}')
 
@@ -208,8 +203,8 @@ def imagenet_state(
     state = {}
     for layer, (weight, bias) in zip(LAYERS, pairs, strict=True):
         state |= {f'{layer}.weight': weight, f'{layer}.bias': bias}
-    kind = 'matconvnet' if matlab else 'vggm'
-    return ImageNetWeights(state, kind, tuple(map(float, mean)), path)
+    mean = tuple(map(float, mean))
+    return ImageNetWeights(state, 'matconvnet' if matlab else 'vggm', mean, path)
 
 # %% ../nbs/practice/32_weights.ipynb #c3aa9c25
 @dataclass(frozen=True)
@@ -259,9 +254,7 @@ def load_imagenet(
     with torch.no_grad():
         for name, tensor in state.items():
             if name.rpartition('.')[0] in LAYERS[:n]: own[name].copy_(tensor)
-    skipped = {}
-    for layer in LAYERS[n:]:
-        skipped[layer] = reasons[layer] or f'reads {LAYERS[n]}, which does not fit'
+    skipped = {k: reasons[k] or f'reads {LAYERS[n]}, which does not fit' for k in LAYERS[n:]}
     for name in own:
         layer = name.rpartition('.')[0]
         if layer not in LAYERS: skipped[layer] = 'not in the file'
@@ -287,7 +280,7 @@ def _download(url, target, sha256):
 
 # %% ../nbs/practice/32_weights.ipynb #9ee074fa
 def _checksum(source, sha256):
-    "Address, and checksum in small letters; empty if none is given."
+    "Address and checksum, in small letters."
     address, _, given = str(source).partition('#sha256=')
     short, want = sorted(((sha256 or '').lower(), given.lower()), key=len)
     legal = 8 <= len(want) <= 64 and set(want) <= set('0123456789abcdef')
@@ -302,8 +295,7 @@ def fetch_weights(
 ) -> Path: # the file on this machine
     """The file that `source` names, downloaded if need be.
 
-    Raises `WeightsError` if it cannot be had or differs from the checksum,
-    `ValueError` for a checksum that is none.
+    Raises `WeightsError` if it cannot be had or is another, `ValueError` for a bad checksum.
     """
     address, want = _checksum(source, sha256)
     if '://' in address:
