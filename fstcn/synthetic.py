@@ -348,12 +348,8 @@ class Actor:
     girth:float # thickness factor of limbs and torso
     paint:dict # colour name -> (r,g,b)
 
-def _color(
-    rng:np.random.Generator, # source of chance
-    s:tuple, # range of saturation
-    v:tuple, # range of value
-) -> np.ndarray: # (3,) float RGB, 0 to 255
-    "A random colour of any hue."
+def _color(rng, s, v):
+    "A random colour of any hue; saturation and value between two each."
     return 255 * np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*s), rng.uniform(*v)))
 
 # %% ../nbs/data/14_synthetic.ipynb #d148f0dd
@@ -432,10 +428,8 @@ class Take:
     pan:np.ndarray # (2,) which part of the room is seen, in [0,1)
 
 # %% ../nbs/data/14_synthetic.ipynb #a9f502f9
-def _frame_range(
-    n_frames:tuple|int, # fewest and most frames, or both in one
-) -> tuple: # fewest and most frames
-    "The range of lengths; raises ValueError for an empty one."
+def _frame_range(n_frames):
+    "Fewest and most frames; raises ValueError for an empty range."
     lo, hi = (n_frames, n_frames) if isinstance(n_frames, int) else n_frames
     if 2 <= lo <= hi: return lo, hi
     raise ValueError(f'n_frames must be (fewest, most) with 2 <= fewest <= most, got {n_frames}')
@@ -489,9 +483,7 @@ def action_poses(
     poses = interpolate_poses(action.keys, u, bool(action.seconds)) + take.tilt
     return poses[::-1] if action.backwards else poses
 
-def _action(
-    name:str, # class name
-) -> Action: # its description
+def _action(name):
     "Looks a class up; raises ValueError with the list of classes for an unknown one."
     if name in ACTIONS: return ACTIONS[name]
     raise ValueError(f"unknown action {name!r}; there are: {', '.join(CLASSES)}")
@@ -633,18 +625,12 @@ def _write_one(job):
     path, *args = job
     write_video(path, render_action(*args), fps=args[-1])
 
-def _write_text(
-    path:Path, # file to write
-    text:str, # what to write
-    newline:str|None=None, # how lines end, as in open
-) -> None:
+def _write_text(path, text, newline=None):
     "Writes a small file, whole or not at all."
     with atomic(path) as part: part.write_text(text, newline=newline)
 
-def _checksum(
-    files:Sequence[Path], # in a fixed order
-) -> str: # hexadecimal SHA-256
-    "One checksum over the contents of all files."
+def _checksum(files):
+    "One SHA-256 over the contents of all files, in their order."
     digest = hashlib.sha256()
     for f in files: digest.update(bytes.fromhex(file_sha256(f)))
     return digest.hexdigest()
