@@ -1,15 +1,464 @@
-"What no cell can check about the command line: its own notebook's stored output."
+"The command line: what it refuses, what it leaves untouched, and its notebook's stored output."
+import contextlib
+import io
 import json
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
+from unittest.mock import patch
 
-from fstcn.cli import app
+import cv2
+import pandas as pd
+import pytest
+import torch
+import typer
+
+from fstcn.checkpoint import TrainedOn, load_checkpoint, save_checkpoint
+from fstcn.cli import _videos_in, app, main
+from fstcn.datasets import DatasetError, checksum, load_split
+from fstcn.fusion import FUSIONS, Fusion
+from fstcn.records import RECORDS, read_lines, write_record
+from fstcn.reproduce import Job
+from fstcn.training import default_epochs
+from fstcn.video import read_frames
 
 NB = Path(__file__).resolve().parent.parent/'nbs'/'practice'/'43_cli.ipynb'
+FILM = 'data/UCF-101/SitDown/v_SitDown_g02_c01.avi'
+NET = '-c run/model.safetensors'
+QUICK = '--epochs 1 --workers 1 --clips 1'
+EVALUATE = f'fstcn evaluate {{}} {NET} --clips 1 --workers 1'
 
+
+class Shell:
+    "Commands, as a shell in a folder would call them."
+    def __init__(self, folder): self.folder = folder
+
+    def __call__(self, line):
+        "Exit status, stdout and stderr."
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with (
+            contextlib.chdir(self.folder),
+            patch.object(sys, 'argv', shlex.split(line)),
+            patch.dict(os.environ, {'COLUMNS': '100', 'TERM': 'dumb'}),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try: main()
+            except SystemExit as e: code = e.code or 0
+        return code, out.getvalue(), err.getvalue()
+
+    def refuses(self, line, *told):
+        "Exit status 2, nothing on stdout and one line on stderr that says why."
+        code, out, err = self(line)
+        assert (code, out, err.count('\n')) == (2, '', 1), (line, code, out, err)
+        assert 'Traceback' not in err
+        for text in told:
+            assert text in err, (line, err)
+
+    def refuses_at_once(self, line, where, told):
+        "Refused before anything is loaded or scored; the folder to write to stays as it is."
+        before = content(self.folder/where)
+        with (
+            patch('fstcn.experiments.score_together', side_effect=AssertionError),
+            patch('fstcn.inference.Recognizer.load', side_effect=AssertionError),
+        ):
+            self.refuses(f'{line} --out {where}', told)
+        assert content(self.folder/where) == before
+
+
+def content(where):
+    "Names and bytes of the files of a folder; None where there is none."
+    if not where.is_dir(): return None
+    return {p.name: p.read_bytes() for p in where.iterdir()}
+
+
+def films(shell): return sorted((shell.folder/'data').rglob('*.avi'))
+
+
+@pytest.fixture(scope='module')
+def shell(tmp_path_factory):
+    "In a folder with eight films of two classes in data/ and a trained network in run/."
+    shell = Shell(tmp_path_factory.mktemp('cli'))
+    code, out, err = shell('fstcn synth data --classes SitDown,StandUp --groups 4 --clips 1')
+    assert code == 0 and out.startswith('8 videos of 2 classes'), err
+    code, out, err = shell(f'fstcn train data --out run --cache cache {QUICK}')
+    assert code == 0, err
+    (shell.folder/'nothing').mkdir()
+    (shell.folder/'text.avi').write_text('hello')
+    return shell
+
+
+# --- the notebook -------------------------------------------------------------------------
 
 def test_stored_help_is_of_today():
     "The help that the notebook shows lists every command, in order."
     cells = json.loads(NB.read_text(encoding='utf-8'))['cells']
-    shown = next(text for c in cells for o in c.get('outputs', []) if 'Usage:' in (text := ''.join(o.get('text', []))))
-    listed = [line.split()[1] for line in shown.partition(' Commands ')[2].splitlines() if line.startswith('│ ') and line[2] != ' ']
+    texts = [''.join(o.get('text', [])) for c in cells for o in c.get('outputs', [])]
+    shown = next(text for text in texts if 'Usage:' in text)
+    listed = []
+    for line in shown.partition(' Commands ')[2].splitlines():
+        if line.startswith('│ ') and line[2] != ' ': listed.append(line.split()[1])
     assert listed == [c.name or c.callback.__name__ for c in app.registered_commands]
+
+
+def test_help_tells_the_default_of_epochs():
+    options = typer.main.get_command(app).commands['train'].params
+    told = next(option.help for option in options if option.name == 'epochs')
+    assert 'Default: 60' in told
+    few = int(told.split('fewer than ')[1].split()[0])
+    assert [default_epochs(n) for n in (few - 1, few)] == [61, 60]
+    many = int(told.split('--size paper, ')[1].split(')')[0].replace(',', ''))
+    assert [default_epochs(n, 'paper') for n in (many - 1, many)] == [61, 60]
+
+
+# --- bad input ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize('line,told', [
+    (f'predict none.avi {NET}', 'none.avi'),
+    (f'predict text.avi {NET}', 'text.avi'),
+    (f'predict {FILM} -c none.safetensors', 'none.safetensors'),
+    (f'predict {FILM} -c {FILM}', 'not a readable safetensors file'),
+    (f'predict {FILM} {NET} --fusion max', "'max'"),
+    (f'predict {FILM} {NET} --device gpu', "'gpu'"),
+    (f'predict data {NET}', '8 videos: name a file'),
+    (f'predict {FILM} -o x.csv {NET}', 'ends in .jsonl'),
+    (f'predict {FILM} -o x.jsonl --json {NET}', 'x.jsonl: drop one of them'),
+    (f'predict nothing {NET}', 'no video files'),
+    ('train nothing', 'not a data set'),
+    ('train nowhere', 'no such file or folder'),
+    ('train data --backend opencv', 'opencv'),
+    ('train data --split 20', 'split is 1, 2 or 3, got 20'),     # of UT-Interaction there are 20
+    ('train data --size huge', "'huge'"),
+    ('train data --path rgb', "'rgb'"),
+    ('train data --stage aux', "'aux'"),
+    ('train data --stage frames', 'name it with --weights'),
+    (f'train data --stage frames --path tcl --weights run/model.safetensors {QUICK} '
+     '--out no-motion', 'leave out --path tcl'),
+    ('weights data/none.mat', 'none.mat: no such file'),
+    ('reproduce --table 5', 'tables are 1, 2, 3'),
+    ('reproduce --table x', 'must be numbers such as'),
+    ('reproduce --seeds 2-0', "--seeds must be numbers such as 1,2,5-8, not '2-0'"),
+    ('reproduce --seeds 0-1-2', 'must be numbers'),
+    ('reproduce --data ucf101', '--root'),
+    ('reproduce --size huge', "'huge'"),
+    ('reproduce --networks conv3d --table 2', 'not conv3d'),
+    ('fuse none.npz', 'no such file'),
+    ('fuse run/model.safetensors', 'not an archive of scores'),
+    (f'fuse {FILM}', 'not an archive of scores'),
+    (f'timeline none.avi {NET} --out line', 'none.avi: does not exist'),
+    (f'timeline nothing {NET} --out line', 'without frames'),
+    (f'timeline {FILM} --every 0 {NET} --out line', 'positive'),
+    (f'export {NET} --out net.h5', 'must be one of .onnx, .pt2'),
+    ('info none.safetensors', 'no such checkpoint'),
+    (f'info {FILM}', 'not a readable safetensors file'),
+    ('bench nothing', "'nothing'"),
+    ('bench lrn --videos data', "not with 'lrn'"),
+    ('bench loading --videos nowhere', 'nowhere'),
+    ('synth more --classes Fly', 'Fly'),
+])
+def test_bad_input_is_one_line(shell, line, told): shell.refuses(f'fstcn {line}', told)
+
+
+@pytest.mark.parametrize('options,told', [
+    ('--out run', 'holds a trained network'),
+    ('--weights none.pth --out new', 'none.pth'),
+])
+def test_training_refuses(shell, options, told):
+    code, _, err = shell(f'fstcn train data {QUICK} {options}')
+    assert code == 2 and told in err and err.count('\n') == 1, err
+
+
+def test_interrupted_without_a_word(shell):
+    with patch('fstcn.synthetic.make_synthetic', side_effect=KeyboardInterrupt):
+        assert shell('fstcn synth data') == (130, '', '')
+
+
+def test_name_that_is_not_utf8(shell):
+    def encode(*args, **kwargs): return 'caf\udce9.avi'.encode()
+    with patch('fstcn.check.check_videos', side_effect=encode):
+        told = "fstcn: error: 'caf\\udce9.avi': a name that is not UTF-8. Rename it\n"
+        assert shell('fstcn check data') == (2, '', told)
+
+
+# --- check --------------------------------------------------------------------------------
+
+BLANK = dict(
+    status='ok', reason='', short=False, count_mismatch=False, decord_inexact=False,
+    duplicate_of='')
+
+
+def check(shell, rows, options=''):
+    "What `check` says of a table with these rows, and how often it decodes."
+    table = pd.DataFrame([BLANK | {'path': f'{i}.avi'} | row for i, row in enumerate(rows)])
+    with patch('fstcn.check.check_videos', return_value=table) as decode:
+        code, out, err = shell(f'fstcn check data {options}')
+    return code, out, err, decode.call_count
+
+
+def test_check_of_what_is_right(shell):
+    code, _, err, _ = check(shell, 12*[{}])
+    assert (code, err) == (0, '')
+
+
+def test_check_names_ten_of_each(shell):
+    unreadable = dict(status='unreadable', reason='no')
+    damaged = dict(status='damaged', reason='half')
+    rows = 11*[unreadable] + 12*[damaged] + 13*[dict(duplicate_of='a')]
+    _, out, err, _ = check(shell, rows)
+    lines = err.splitlines()
+    assert lines[9:12] == ['9.avi: no', '... and 1 more', '11.avi: half']
+    assert lines[20:23] == ['20.avi: half', '... and 2 more', '23.avi = a']
+    where = '--output FILE.csv says it of every file'
+    assert lines[31:] == ['32.avi = a', '... and 3 more', where]
+    numbers = [line.split()[0] for line in out.splitlines()]
+    assert numbers == ['36', '11', '12', '0', '0', '0', '13']
+
+
+def test_check_of_a_short_one(shell):
+    code, _, err, _ = check(shell, [dict(short=True)])
+    assert (code, err) == (0, '--output FILE.csv says it of every file\n')
+
+
+def test_check_writes_its_table(shell):
+    rows = [dict(status='unreadable', reason='no')]
+    code, _, err, _ = check(shell, rows, '--output reports/new/table.csv')
+    assert (code, err) == (1, '0.avi: no\n')
+    assert len((shell.folder/'reports'/'new'/'table.csv').read_text().splitlines()) == 2
+
+
+def test_check_refuses_a_folder_before_it_decodes(shell):
+    code, _, err, decoded = check(shell, [{}], '--output nothing')
+    assert (code, decoded) == (2, 0) and 'Is a directory' in err, err
+
+
+def test_check_of_nothing_makes_no_folder(shell):
+    assert shell('fstcn check none --output none/table.csv')[0] == 2
+    assert not (shell.folder/'none').exists()
+
+
+# --- train --------------------------------------------------------------------------------
+
+def test_no_test_video_can_be_read(shell):
+    torn = shell.folder/'torn'
+    shutil.copytree(shell.folder/'data', torn)
+    broken = [video.path for video in load_split(torn, 1).test]
+    for path in broken:
+        path.write_bytes(b'not a video')
+    code, out, err = shell('fstcn train torn --out torn-run --epochs 1 --workers 1 --on-error skip')
+    assert (code, err) == (0, '')
+    assert '\nnone of the 2 test videos could be read: nothing was scored\n' \
+           'not looked at, since they cannot be opened: ' in out, out
+    assert all(path.name in out for path in broken), out
+
+
+@pytest.mark.parametrize('command', [
+    f'evaluate data {NET}',
+    f'timeline {FILM} {NET}',
+    f'explain {FILM} {NET}',
+    f'train data {QUICK}'])
+class TestNoFolderToWriteTo:
+    def test_a_file(self, shell, command):
+        file = shell.folder/'text.avi'
+        for where in (file, file/'new'):
+            told = (f'{where}: no folder to write to (Not a directory: {file}); '
+                    'name another with --out')
+            with patch('fstcn.datasets.load_split', side_effect=AssertionError):
+                shell.refuses_at_once(f'fstcn {command}', where, told)
+
+    @pytest.mark.skipif(sys.platform != 'linux', reason='no folder where nobody can write')
+    def test_where_nobody_can_write(self, shell, command):
+        told = '/proc/fstcn: no folder to write to ('
+        shell.refuses_at_once(f'fstcn {command}', '/proc/fstcn', told)
+
+
+def test_no_folder_inside_the_data(shell):
+    classes = 'data/UCF-101'
+    told = (f'{classes}/new lies in the data set {classes}, where it would be taken for a class: '
+            'name another folder with --')
+    for command in (f'evaluate {classes} {NET}', f'train {classes} {QUICK}'):
+        shell.refuses_at_once(f'fstcn {command}', f'{classes}/new', f'{told}out')
+    code, _, err = shell(f'fstcn train {classes} {QUICK} --out new --cache {classes}/new')
+    assert code == 2 and f'{told}cache' in err, err
+    assert not (shell.folder/classes/'new').exists()
+
+
+# --- evaluate -----------------------------------------------------------------------------
+
+def test_record_of_a_training_is_kept(shell):
+    told = 'run/record.json: the record of a training, and would be replaced; choose another --out'
+    shell.refuses_at_once(f'fstcn evaluate data {NET}', 'run', told)
+
+
+def test_record_that_is_none_is_kept(shell):
+    (shell.folder/'odd').mkdir()
+    (shell.folder/'odd'/'record.json').write_text('{')
+    shell.refuses_at_once(f'fstcn evaluate data {NET}', 'odd', 'record.json, line 1: not a record')
+
+
+def test_record_comes_before_the_picture(shell):
+    with patch('fstcn.experiments.plot_confusion', side_effect=ValueError('no picture')):
+        code, _, err = shell(f'fstcn evaluate data {NET} --clips 1 --out drawn')
+    assert code == 2 and 'no picture' in err, err
+    assert json.loads((shell.folder/'drawn'/'record.json').read_text())['accuracy']
+
+
+def test_test_folder_alone(shell):
+    "One class is no data set, and a class that the network does not know is no class of it."
+    new = shell.folder/'films'/'test'/'StandUp'
+    new.mkdir(parents=True)
+    tested = load_split(shell.folder/'data', 1).test
+    fresh = next(video.path for video in tested if video.path.parent.name == 'StandUp')
+    shutil.copy(fresh, new/'mine.avi')
+    shell.refuses(EVALUATE.format('films/test'), 'at least two classes', ', add --all)')
+    new.rename(new.parent/'Fly')
+    told = "'Fly': not among the classes of the network, which are SitDown, StandUp"
+    shell.refuses(EVALUATE.format('films') + ' --all', told)
+
+
+def test_classes_in_another_order(shell):
+    model, names, info = load_checkpoint(shell.folder/'run'/'model.safetensors')
+    model.trained_on = TrainedOn(complete=False)
+    save_checkpoint(shell.folder/'turned.safetensors', model, names[::-1], **info)
+    code, _, err = shell('fstcn evaluate data -c turned.safetensors --clips 1 --workers 1')
+    told = ('SitDown, StandUp... against StandUp, SitDown... '
+            '(to score all 8 videos of it, add --all)\n')
+    assert code == 2 and told in err, err
+
+
+def test_all_is_named_only_where_it_helps(shell):
+    other = shell.folder/'other'
+    def fill(name, paths):
+        (other/name).mkdir(parents=True)
+        for i, path in enumerate(paths):
+            shutil.copy(path, other/name/f'{name}{i}.avi')
+    fill('Fly', films(shell)[:2])
+    fill('SitDown', films(shell)[2:4])
+    no_way_out = 'against SitDown, StandUp...\n'
+    shell.refuses(EVALUATE.format('other'), 'its classes are not those of', no_way_out)
+
+    shutil.rmtree(other)
+    fill('StandUp', films(shell)[:1])
+    fill('SitDown', films(shell)[2:3])
+    told = 'not enough to hold any out (to score all 2 videos of it, add --all)'
+    shell.refuses(EVALUATE.format('other'), told)
+
+    shutil.rmtree(other)
+    learned = next(video.path for video in load_split(shell.folder/'data', 1).train)
+    fill('SitDown', [learned])
+    told = 'SitDown0.avi. Name other videos\n'
+    shell.refuses(EVALUATE.format('other') + ' --all --unseen', told)
+
+
+# --- weights and reproduce ----------------------------------------------------------------
+
+NARROW = {
+    'features.0': (4, 3, 7, 7),
+    'features.4': (5, 4, 5, 5),
+    'features.8': (6, 5, 3, 3),
+    'features.10': (6, 6, 3, 3),
+    'features.12': (6, 6, 3, 3),
+    'classif.0': (9, 216),
+    'classif.3': (8, 9),
+    'classif.6': (7, 8)}
+
+
+def test_next_command_is_quoted(shell):
+    state = {}
+    for name, shape in NARROW.items():
+        state |= {f'{name}.weight': torch.zeros(shape), f'{name}.bias': torch.zeros(shape[0])}
+    torch.save(state, shell.folder/'vggm-narrow.pth')
+    code, out, err = shell("fstcn weights vggm-narrow.pth --out 'my aux.safetensors'")
+    assert code == 0 and out.endswith("--weights 'my aux.safetensors'\n"), (out, err)
+
+
+FEW = 'fstcn reproduce --data data --table 2 --seeds 0 --epochs 1 --work work --results records'
+
+
+def test_reproduce_passes_on_what_is_given(shell):
+    seen = {}
+    def reproduce(tables, **given):
+        seen.update(given, tables=tables)
+        return {}
+    with patch('fstcn.reproduce.reproduce', side_effect=reproduce):
+        shell(f'{FEW} --workers 5 --splits 1-2 --series longer')
+    expected = dict(
+        tables=[2], data='data', splits=[1, 2], seeds=[0], epochs=1, workers=5, weights=None,
+        series='longer')
+    assert {k: seen[k] for k in expected} == expected
+
+
+def test_plan_knows_what_is_done(shell):
+    job = Job('data', 'tcl', 1, 0)
+    videos = load_split(shell.folder/'data', 1)
+    record = dict(
+        kind='network', job=job.fields, train={'epochs': 1}, data={'checksum': checksum(videos)},
+        weights=None, config={})
+    write_record(shell.folder/'records'/RECORDS, record)
+    code, out, err = shell(f'{FEW} --dry-run')
+    assert code == 0 and '2 of 3 to do' in out, (out, err)
+    done = [line.split() for line in out.splitlines() if 'tcl' in line]
+    assert done == [[job.name, 'done']], out
+    for options, told in (
+        ('--epochs 2', 'epochs 1, asked for is 2'),
+        ('--weights cnn-m.mat', 'cnn-m.mat: no such file'),
+        ('--weights run/model.safetensors', 'without a temporal path, or ImageNet; '
+                                            "this is model.safetensors (2 classes, path 'both')"),
+    ):
+        code, _, err = shell(f'{FEW} {options} --dry-run')
+        assert code == 2 and told in err and err.count('\n') == 1, err
+
+
+# --- predict, fuse and bench --------------------------------------------------------------
+
+def test_results_of_other_settings_are_kept(shell):
+    command = f'fstcn predict {FILM} {NET} -o many.jsonl'
+    assert shell(f'{command} --clips 1')[0] == 0
+    told = 'many.jsonl: holds results of another network or other settings'
+    shell.refuses(f'{command} --top 1', told)
+    shell.refuses(f'{command} --clips 2', 'name another file, or remove it')
+
+
+def test_what_is_a_video_in_a_folder(shell, tmp_path):
+    "A folder is one video only where there are pictures and nothing else to look at."
+    film = shell.folder/FILM
+    picture = tmp_path/'0.png'
+    cv2.imwrite(str(picture), read_frames(film, range(1)).numpy()[0, ..., ::-1])
+    for path, what in {
+        'inbox/IMG_1.mov': film, 'inbox/ok.mp4': film,
+        'inbox/cover.jpg': picture, 'inbox/.thumb.jpg': picture,
+        'album/1.PNG': picture, 'album/.thumb.mp4': picture,
+        'hidden/.thumb.jpg': picture,
+        'nested/cover.png': picture, 'nested/more/a.mp4': film,
+        'frames/0.png': picture, 'frames/1.png': picture,
+    }.items():
+        (tmp_path/path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(what, tmp_path/path)
+    (tmp_path/'nothing').mkdir()
+    def found(name): return [p.relative_to(tmp_path).as_posix() for p in _videos_in(tmp_path/name)]
+    assert found('inbox') == ['inbox/IMG_1.mov', 'inbox/ok.mp4']
+    assert found('nested') == ['nested/more/a.mp4']
+    for name in ('album', 'frames', 'inbox/ok.mp4', 'none.avi'):
+        assert found(name) == [name]
+    for name in ('hidden', 'nothing'):
+        with pytest.raises(DatasetError, match=f'{tmp_path/name}: no video files'): found(name)
+
+
+def test_whatever_fusion_is_registered_is_compared(shell):
+    last = Fusion('the last clip pair', lambda p: p[..., -1, 4, :])
+    with patch.dict(FUSIONS, last=last):
+        _, out, _ = shell('fstcn fuse run/scores.npz')
+    assert '\nthe last clip pair    ' in out
+
+
+def test_bench_says_what_it_has_and_records_one_line(shell):
+    def bench_step(say, device):
+        say('fstcn: 1.0 ms')
+        return {'benchmark': 'step'}
+    with patch('fstcn.throughput.bench_step', side_effect=bench_step):
+        told = (0, '{\n "benchmark": "step"\n}\n', 'fstcn: 1.0 ms\n')
+        assert shell('fstcn bench step') == told
+        for _ in range(2):
+            shell('fstcn bench step --record bench.jsonl')
+    assert read_lines(shell.folder/'bench.jsonl') == [{'benchmark': 'step'}]
