@@ -80,6 +80,14 @@ def exports(cs, name):
     if not exported: yield 'exports nothing'
 
 
+def width(cs, name):
+    "Lines of code of at most 100 characters; an address may be longer."
+    for cell in cs:
+        if cell['cell_type'] != 'code': continue
+        for line in cell['source'].splitlines():
+            if len(line) > 100 and '://' not in line: yield f'a line of {len(line)} characters: {line}'
+
+
 def outputs(cs, name):
     "Stored outputs that read the same on every machine."
     for c in cs:
@@ -113,7 +121,7 @@ def calls(cs, name):
                     yield f'no contains=: {ast.unparse(node)}'
 
 
-CHECKS = [anatomy, balance, exports, outputs, calls]
+CHECKS = [anatomy, balance, exports, width, outputs, calls]
 
 
 @pytest.mark.parametrize('nb', CHAPTERS, ids=lambda p: p.stem)
@@ -153,6 +161,7 @@ def test_checks_pass(check): assert list(check(TOY, 'toy')) == []
         anatomy, -1, py('import nbdev; nbdev.nbdev_export()'), 'last cells'
     ),
     (balance, 2, py('1'), 'markdown cells'), (exports, 3, py('f = 1'), 'exports nothing'),
+    (width, 3, py('x = ' + '1'*97), 'of 101 characters'),
     (outputs, 5, py('f(1)', said('careful', 'stderr')), 'warning'),
     (
         outputs, 5, py('f(1)', {'output_type': 'error', 'evalue': 'no'}), 'error'
