@@ -326,6 +326,7 @@ if __name__ == '__main__':
 '''
 
 
+@pytest.mark.slow
 def test_timeline_holds_a_window(tmp_path):
     """Of 1500 frames of 240 x 320 the 600 that are looked at take 138 MB; ten times as long a
     video takes no more memory."""

@@ -183,6 +183,7 @@ FULL = '''
 '''
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_the_state(folder):
     "The system refuses to write the whole file; the state before is still there, and serves."
     main = "if __name__ == '__main__':\n"
