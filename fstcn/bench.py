@@ -110,19 +110,13 @@ def bench_reading(
                 path = write_video(
                     Path(folder)/f'{n}{name}{suffix}'.replace(' ', ''), _scene(n), **options
                 )
-                rows.append(
-                    _time_pairs(
-                        path, rng.integers(0, n - 29, max(1, n_pairs//len(lengths))).tolist(),
-                        READERS
-                    )
-                )
-            out[name] = {
-                k: {
-                    'ms': statistics.mean(r[k]['ms'] for r in rows),
-                    'wrong': sum(r[k]['wrong'] for r in rows)
-                }
-                for k in READERS
-            }
+                starts = rng.integers(0, n - 29, max(1, n_pairs//len(lengths))).tolist()
+                rows.append(_time_pairs(path, starts, READERS))
+            out[name] = {}
+            for reader in READERS:
+                ms = statistics.mean(r[reader]['ms'] for r in rows)
+                wrong = sum(r[reader]['wrong'] for r in rows)
+                out[name][reader] = {'ms': ms, 'wrong': wrong}
         n = int(minutes*60*25)
         long = (
             ('MPEG-4 AVI', '.avi', {}),
@@ -165,10 +159,12 @@ def _overhead(videos:Sequence[Video], crop_size:int, epochs:int=9) -> dict[str,f
     "What an epoch takes before and after decoding, over decoding: medians of the rounds."
     data = ClipPairDataset(videos, crop_size)
     def wanted(epoch, i): return sorted(set(data._choose(epoch, i)[2].ravel().tolist()))
-    known = [[wanted(epoch, i) for i in range(len(videos))] for epoch in range(epochs + 1)]
+    known = {}
+    for epoch in range(epochs + 1):
+        for i in range(len(videos)): known[epoch, i] = wanted(epoch, i)
     def decode(epoch, choose):
         for i, v in enumerate(videos):
-            for _ in BACKENDS['auto'](v.path, wanted(epoch, i) if choose else known[epoch][i]): pass
+            for _ in BACKENDS['auto'](v.path, wanted(epoch, i) if choose else known[epoch, i]): pass
     s = _in_turn(
         {
             'decode': lambda epoch: decode(epoch, False),

@@ -311,7 +311,7 @@ def step_plan(
 def _of_steps(plan, got, flops):
     """FLOP/s of the matrix product by precision, and the speeds of each rival; a rival that found
     no room in a GPU's memory has none."""
-    fits = {t: [run for run in runs if run is not None] for t, runs in got.items()}
+    fits = {title: list(filter(None, runs)) for title, runs in got.items()}
     rates = {}                                    # of the matrix product, by precision
     for title, runs in fits.items():
         for *_, rate in runs: rates.setdefault(plan[title][2], []).append(rate)

@@ -24,11 +24,17 @@ def _matrices(points):
         c = [Fraction(1)]
         for r in roots: c = [up - r*same for up, same in zip([0, *c], [*c, 0], strict=True)]
         return c + [Fraction(0)]*(6 - len(c))
-    a = [[p**j for p in points] + [Fraction(j == 3)] for j in range(4)]
-    b = [coefficients(without(i)) for i in range(5)] + [coefficients(points)]
-    g = [
-        [p**j/math.prod(p - q for q in without(i)) for j in range(3)] for i, p in enumerate(points)
-    ] + [[Fraction(j == 2) for j in range(3)]]
+    a, b, g = [], [], []
+    for j in range(4):
+        row = [p**j for p in points]
+        a.append([*row, Fraction(j == 3)])
+    for i, p in enumerate(points):
+        others = without(i)
+        scale = math.prod(p - q for q in others)
+        b.append(coefficients(others))
+        g.append([p**j/scale for j in range(3)])
+    b.append(coefficients(points))
+    g.append([Fraction(0), Fraction(0), Fraction(1)])
     return a, b, g
 
 # %% ../nbs/speed/20_winograd.ipynb #bebe094a
@@ -42,7 +48,7 @@ def _fits(conv):
 
 def _square(rows, like):
     "The Kronecker product of a matrix with itself."
-    m = torch.tensor([[float(v) for v in row] for row in rows], dtype=torch.double)
+    m = torch.tensor([list(map(float, row)) for row in rows], dtype=torch.double)
     return torch.kron(m, m).to(like)
 
 def _phases(x, s):
