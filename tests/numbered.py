@@ -121,7 +121,7 @@ def read_in_child(queue, cache, path, indices):
 
 def fill_cache(root, paths, max_bytes, short_side):
     "Read every path through a frame cache, again and again."
-    from fstcn.video import FrameCache
+    from fstcn.cache import FrameCache
     cache = FrameCache(root, short_side, max_bytes)
     while True:
         for p in paths: cache.read_frames(p, [0])

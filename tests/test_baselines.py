@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from sklearn.svm import LinearSVC
 from torch.testing import assert_close
 
-from fstcn.baselines import (
-    BASELINES, SOURCES, BaselineConfig, Conv3DNet, flow_input, fuse_two_stream, network_cost,
-    optical_flow)
-from fstcn.inference import Scores
+from fstcn.conv3d import SOURCES, BaselineConfig, Conv3DNet
+from fstcn.two_stream import flow_input, fuse_two_stream, optical_flow
+from fstcn.baselines import BASELINES, network_cost
+from fstcn.scores import Scores
 
 TINY = dict(crop_size=76, short_side=76, channels=(8, 12, 16, 16, 8), fc_sizes=(32, 24), dropout=0.)
 LABELS = torch.arange(60) % 5

@@ -6,7 +6,9 @@ from numpy.testing import assert_allclose
 from fstcn.bench import bench_loading
 from fstcn.model import FstCNConfig
 from fstcn.synthetic import make_synthetic
-from fstcn.throughput import RIVALS, bench_step, bench_video
+from fstcn.throughput import RIVALS
+from fstcn.step_bench import bench_step
+from fstcn.video_bench import bench_video
 
 pytestmark = pytest.mark.slow
 

@@ -16,12 +16,14 @@ import torch
 import typer
 
 from fstcn.checkpoint import TrainedOn, load_checkpoint, save_checkpoint
-from fstcn.cli import _videos_in, app, main
-from fstcn.datasets import DatasetError, checksum, load_split
+from fstcn.cli_options import app, main
+from fstcn.cli_predict import _videos_in
+from fstcn.splits import DatasetError, checksum
+from fstcn.datasets import load_split
 from fstcn.fusion import FUSIONS, Fusion
 from fstcn.records import RECORDS, read_lines, write_record
-from fstcn.reproduce import Job
-from fstcn.training import default_epochs
+from fstcn.plan import Job
+from fstcn.learning import default_epochs
 from fstcn.video import read_frames
 
 NB = Path(__file__).resolve().parent.parent/'nbs'/'practice'/'43_cli.ipynb'

@@ -13,7 +13,7 @@ import pytest
 
 from fstcn import check
 from fstcn import datasets as ds
-from fstcn.video import write_video
+from fstcn.writing import write_video
 
 DATA = Path(__file__).parents[2] / 'shared' / 'data'
 needs_videos = pytest.mark.skipif(

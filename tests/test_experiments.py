@@ -5,13 +5,15 @@ import pytest
 import torch
 
 import fstcn.experiments
-from fstcn.datasets import Video, VideoSplit, ucf101
+from fstcn.splits import Video, VideoSplit
+from fstcn.benchmarks import ucf101
 from fstcn.experiments import _write_results, run_experiment, score_together
-from fstcn.inference import Recognizer, Scores, score_videos
+from fstcn.inference import Recognizer
+from fstcn.scores import Scores, score_videos
 from fstcn.model import FstCN, FstCNConfig
 from fstcn.records import read_lines
 from fstcn.synthetic import make_synthetic
-from fstcn.training import TrainConfig
+from fstcn.learning import TrainConfig
 
 TINY = FstCNConfig.small(
     2, n_clips=2, crop_size=76, short_side=90, scl_channels=(8, 8, 8, 8), spatial_channels=8,

@@ -5,11 +5,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fstcn.cli import app
+from fstcn.cli_options import app
 from fstcn.inference import Recognizer
 from fstcn.checkpoint import load_checkpoint, save_checkpoint
-from fstcn.reproduce import NETWORKS
-from fstcn.video import write_video
+from fstcn.plan import NETWORKS
+from fstcn.writing import write_video
 
 CLASSES = ('bend', 'clap', 'run', 'walk')
 

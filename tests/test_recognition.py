@@ -19,12 +19,18 @@ import torch
 
 import fstcn.inference
 from fstcn.checkpoint import save_checkpoint
-from fstcn.datasets import Video
-from fstcn.inference import FrameFolder, Recognizer, predict_many, score_videos, timeline
-from fstcn.inference import view_probabilities
+from fstcn.splits import Video
+from fstcn.frame_folders import FrameFolder
+from fstcn.inference import Recognizer
+from fstcn.scores import score_videos
+from fstcn.many import predict_many
+from fstcn.timeline import timeline
+from fstcn.shared_views import view_probabilities
 from fstcn.loading import VideoReader
 from fstcn.model import FstCN, FstCNConfig
-from fstcn.video import Guard, VideoError, write_video
+from fstcn.writing import write_video
+from fstcn.decoding import VideoError
+from fstcn.guard import Guard
 
 CLASSES = ('bend', 'clap', 'run', 'walk')
 CONFIG = FstCNConfig.small(4, crop_size=76, short_side=80)

@@ -10,16 +10,15 @@ import torch
 
 from fstcn import reproduce as machine
 from fstcn.checkpoint import save_checkpoint
-from fstcn.datasets import Video, VideoSplit
-from fstcn.inference import Scores
+from fstcn.splits import Video, VideoSplit
+from fstcn.scores import Scores
 from fstcn.model import FstCN, FstCNConfig
 from fstcn.records import RECORDS, read_records, replace_lines, write_record
-from fstcn.reproduce import (
-    Job, check_record, estimate_minutes, find_record, fuse_streams, open_data, pair_networks,
-    plan_jobs, read_table, reproduce, settings_for,
-)
+from fstcn.plan import Job, estimate_minutes, open_data, plan_jobs, settings_for
+from fstcn.jobs import check_record, find_record, fuse_streams
+from fstcn.reproduce import pair_networks, read_table, reproduce
 from fstcn.synthetic import make_synthetic
-from fstcn.training import TrainingError
+from fstcn.learning import TrainingError
 
 SAME = 'train', 'weights', 'data', 'accuracy'           # what scores and record must agree in
 STREAMS = 'scl', 'two-stream-temporal'

@@ -1,8 +1,9 @@
 "What a reader need not see of the embedded data set: folders left alone, settings refused."
 import pytest
 
-from fstcn.datasets import DatasetError
-from fstcn.synthetic import make_synthetic, render_action
+from fstcn.splits import DatasetError
+from fstcn.takes import render_action
+from fstcn.synthetic import make_synthetic
 
 SMALL = dict(classes=('Wave', 'Walk'), n_groups=3, n_clips=1, n_frames=4)
 

@@ -22,22 +22,17 @@ from fstcn.checkpoint import (
     save_checkpoint,
     write_tensors,
 )
-from fstcn.datasets import Video
+from fstcn.splits import Video
 from fstcn.files import PART
 from fstcn.loading import VideoReader
 from fstcn.model import FstCN, FstCNConfig
-from fstcn.training import (
-    STATE,
-    Beginning,
-    TrainConfig,
-    TrainingError,
-    _Run,
-    initialize,
-    make_accelerator,
-    train,
-    validate,
-)
-from fstcn.video import VideoError, write_video
+from fstcn.learning import TrainConfig, TrainingError
+from fstcn.runs import STATE, make_accelerator
+from fstcn.initialization import Beginning, initialize
+from fstcn.validation import validate
+from fstcn.training import _Run, train
+from fstcn.writing import write_video
+from fstcn.decoding import VideoError
 
 TINY = {
     'crop_size': 76, 'short_side': 80, 'n_frames': 3, 'scl_channels': (8, 12, 16, 16),

@@ -19,7 +19,11 @@ from numbered import fill_cache, forever, numbered_frame, numbers, pack_b_frames
 
 from fstcn import video
 from fstcn.files import PART
-from fstcn.video import FrameCache, Guard, VideoError, probe_video, read_frames, write_video
+from fstcn.writing import write_video
+from fstcn.decoding import VideoError, probe_video
+from fstcn.video import read_frames
+from fstcn.guard import Guard
+from fstcn.cache import FrameCache
 
 DATA = Path(__file__).parents[2]/'shared'/'data'
 H264 = dict(codec='libx264')
@@ -128,7 +132,7 @@ def test_no_muxing_makes_a_jump_wrong(tmp_path, seed):
 def test_times_in_the_order_of_the_file_do_not_stop_jumps(tmp_path, numbered, monkeypatch):
     "`ffmpeg -c copy` from AVI to MP4, the everyday form of it: H.264 with B-frames, one time a picture in the order of the file."
     path = remux(numbered('h264_b3_g12.mp4'), tmp_path/'copy.mp4', _in_file_order)
-    monkeypatch.setattr(video, '_forward', None)
+    monkeypatch.setattr(video, 'decode_forward', None)
     for wanted in index_lists(120): assert numbers(read_frames(path, wanted)) == wanted
 
 
@@ -138,7 +142,7 @@ def test_jumps_are_taken(numbered, monkeypatch):
     for name, (_, proven) in FILES.items():
         path = numbered(name)
         with monkeypatch.context() as m:
-            m.setattr(video, '_forward', forbidden)
+            m.setattr(video, 'decode_forward', forbidden)
             for idx in index_lists(n_written(name)):
                 if proven and name not in ('intra_refresh.mp4', 'open_gop.mp4'): assert numbers(read_frames(path, idx)) == idx
                 elif not proven:
@@ -147,7 +151,7 @@ def test_jumps_are_taken(numbered, monkeypatch):
 
 def test_a_jump_decodes_only_what_is_shown_from_its_keyframe_on(numbered, monkeypatch):
     "Even where the seek lands on an earlier keyframe, as it does with a variable frame rate."
-    opened = video._open
+    opened = video.open_video
     class Context:
         def __init__(self, ctx): vars(self)['ctx'] = ctx
         def __setattr__(self, name, value): setattr(self.ctx, name, value)
@@ -164,7 +168,7 @@ def test_a_jump_decodes_only_what_is_shown_from_its_keyframe_on(numbered, monkey
         for i in range(0, 120, 7):
             decoded = []
             with monkeypatch.context() as m:
-                m.setattr(video, '_open', watched)
+                m.setattr(video, 'open_video', watched)
                 assert [n for n, _ in video._jump(path, [i], index)] == [i]
             assert min(decoded) == max(k for k in index.key_number if k <= i)
 
@@ -179,7 +183,7 @@ def test_a_picture_the_decoder_calls_corrupt_is_not_jumped_to(numbered, tmp_path
         path.write_bytes(data)
         index = video._packet_index(path)
         if index is not None: assert not any(frame.is_corrupt for i in range(120) for _, frame in video._jump(path, [i], index))
-        with video._open(path) as (container, stream):
+        with video.open_video(path) as (container, stream):
             for packet in container.demux(stream):
                 try: corrupt += sum(frame.is_corrupt for frame in stream.codec_context.decode(packet))
                 except av.FFmpegError: pass
@@ -339,8 +343,8 @@ def test_a_changed_file_is_read_anew(tmp_path):
 
 
 def test_each_wanted_frame_is_converted_once(numbered, monkeypatch):
-    calls, rgb = [], video._rgb
-    monkeypatch.setattr(video, '_rgb', lambda f: calls.append(1) or rgb(f))
+    calls, rgb = [], video.to_rgb
+    monkeypatch.setattr(video, 'to_rgb', lambda f: calls.append(1) or rgb(f))
     for name in ('h264_b3_g50.mp4', 'packed_b2_g50.avi'):
         calls.clear()
         read_frames(numbered(name), [40, 7, 40, 7, 41])
@@ -348,12 +352,12 @@ def test_each_wanted_frame_is_converted_once(numbered, monkeypatch):
 
 
 def test_decoding_stops_after_the_last_wanted_frame(numbered, monkeypatch):
-    seen, forward = [], video._forward
+    seen, forward = [], video.decode_forward
     def counted(*a):
         for f in forward(*a):
             seen.append(1)
             yield f
-    monkeypatch.setattr(video, '_forward', counted)
+    monkeypatch.setattr(video, 'decode_forward', counted)
     read_frames(numbered('packed_b2_g50.avi'), [3, 20, 9])
     assert len(seen) == 21
 
@@ -433,7 +437,7 @@ def test_cache_equals_reading(numbered, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match='past the end, the video has 120'): cache.read_frames(path, [120])
         side = short_side or min(probe_video(path).height, probe_video(path).width)
         with monkeypatch.context() as m:                    # from now on nothing is decoded
-            m.setattr(video, '_open', None)
+            m.setattr(video, 'open_video', None)
             assert min(cache.read_frames(path, [5]).shape[1:3]) == side
 
 
@@ -567,7 +571,7 @@ def test_real_videos(tmp_path):
 def test_times_that_do_not_rise_count_for_nothing():
     "No times at all, or the same again and again: the stated rate counts."
     for times in ([None]*40, [0.]*40, [i % 20/10 for i in range(40)]):
-        clock = video._Clock(25)
+        clock = video.FrameClock(25)
         for t in times: clock.add(t)
         assert (clock.fps(), clock.at(30)) == (25, 30)
         passed = [clock.passed(since, .2) for since in (26, 34, 35)]
@@ -615,10 +619,10 @@ def test_pictures_with_exif(tmp_path, orientation):
     exif = b'Exif\0\0II*\0\x08\0\0\0' + tag
     path.write_bytes(jpeg[:2] + b'\xff\xe1\0' + bytes([len(exif) + 2]) + exif + jpeg[2:])
     for _ in range(2):                         # what is replaced meanwhile is put back
-        frame = next(video._forward(path))
+        frame = next(video.decode_forward(path))
         # the day PyAV knows EXIF, `_side_data` can go
         with pytest.raises(ValueError, match='is not a valid Type'): _ = frame.side_data
-        shown, expected = video._rgb(frame), TURNED[orientation](picture)
+        shown, expected = video.to_rgb(frame), TURNED[orientation](picture)
         assert shown.shape == expected.shape
         assert np.abs(shown.astype(int) - expected).mean() < 8
 
@@ -650,5 +654,5 @@ def test_a_cache_on_a_full_disk_says_so_once(numbered, tmp_path, monkeypatch):
 def test_packets_that_cannot_be_counted(monkeypatch):
     class Broken:
         def demux(self, stream): raise av.error.InvalidDataError(1, 'broken')
-    monkeypatch.setattr(video, '_open', lambda path: nullcontext((Broken(), None)))
+    monkeypatch.setattr(video, 'open_video', lambda path: nullcontext((Broken(), None)))
     assert video._n_packets('a.avi') == 0

@@ -9,8 +9,11 @@ from torch.testing import assert_close
 
 from fstcn.inference import Recognizer
 from fstcn.model import FstCN, FstCNConfig
-from fstcn.video import probe_video, read_frames, write_video
-from fstcn.visualize import explain, plot_confusion, plot_permutation, plot_tsne, saliency
+from fstcn.writing import write_video
+from fstcn.decoding import probe_video
+from fstcn.video import read_frames
+from fstcn.visualize import explain, plot_confusion, saliency
+from fstcn.features import plot_permutation, plot_tsne
 
 CONFIG = FstCNConfig(
     3, n_frames=3, crop_size=60, short_side=60, scl_channels=(8, 12, 12, 12), spatial_channels=12,

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 from torch import nn
 
-from fstcn.weights import WeightsError, fetch_weights, imagenet_state
+from fstcn.weight_formats import WeightsError, imagenet_state
+from fstcn.weights import fetch_weights
 
 SHAPES = {
     'features.0': (6, 3, 7, 7), 'features.4': (8, 6, 5, 5), 'features.8': (10, 8, 3, 3),
