@@ -138,11 +138,8 @@ class Actor:
     paint:dict # colour name -> (r,g,b): skin, hair, clothes, accent
 
 # %% ../nbs/data/25_drawing.ipynb #25d0ac09
-def _lit(
-    paint:dict, # colour name -> (r,g,b) of an actor
-    light:float, # brightness factor
-) -> dict: # colour name -> (r,g,b) ints, and '<name> far' for the far side of the body
-    "The palette of an actor and of all things under a light."
+def _lit(paint, light):
+    "Colours of an actor and of all things under a light; 'x far' is x on the far side of the body."
     lit = {}
     for name, color in (_PAINT | paint).items():
         near = np.clip(np.multiply(color, light), 0, 255)
@@ -157,26 +154,15 @@ _ARM = (3, 4, 'arm', 'shirt'), (4, 5, 'forearm', 'sleeve')
 _FAR_ARM = (6, 7, 'arm', 'shirt'), (7, 8, 'forearm', 'sleeve')
 _THICK = dict(thigh=.095, shin=.075, arm=.062, forearm=.05)
 
-def _limb(
-    pen:_Pen, # where to draw
-    j:list, # 15 joint positions
-    bones:tuple, # two of (first joint, last joint, thickness, colour)
-    actor:Actor, # whose limb
-    shade:str='', # ' far' for the darker far side
-) -> None:
-    "Two bones and the hand or shoe at their end."
+def _limb(pen, j, bones, actor, shade=''):
+    "Two bones, each (joint, joint, thickness, colour), and a hand; `shade` may be ' far'."
     for a, b, name, color in bones:
         pen.line(*j[a], *j[b], _THICK[name] * actor.girth, actor.paint[color + shade])
     if name == 'forearm': pen.disc(*j[b], .032, .032, actor.paint['skin' + shade])
 
 # %% ../nbs/data/25_drawing.ipynb #501af4f8
-def _draw_figure(
-    pen:_Pen, # where to draw
-    j:np.ndarray, # (15,2) joint positions in body heights
-    actor:Actor, # body and clothes
-    action:Action, # view, and what is held
-) -> None:
-    "The whole figure from back to front."
+def _draw_figure(pen, j, actor, action):
+    "The whole figure with joints `j` (15,2), and what it holds, from back to front."
     front, paint, p = action.front, actor.paint, j.tolist()
     if not front: _limb(pen, p, _FAR_ARM, actor, ' far')
     for bones, ankle, s in ((_FAR_LEG, 14, -1), (_LEG, 11, 1)):

@@ -38,12 +38,8 @@ def held_out_groups(
     return range((split - 1) * k + 1, split * k + 1)
 
 # %% ../nbs/data/27_synthetic.ipynb #ea3a1954
-def _video_name(
-    name:str, # class
-    group:int, # from 1
-    clip:int, # from 1
-) -> str: # class folder and file, as in the lists
-    "The path of a video within UCF-101's layout."
+def _video_name(name, group, clip):
+    "Class folder and file of a video, as in the lists of UCF-101."
     return f'{name}/v_{name}_g{group:02d}_c{clip:02d}.avi'
 
 def _clips(classes, n_groups, n_clips):
@@ -85,11 +81,9 @@ def _settings(classes, n_groups, n_clips, seed, size, n_frames, fps):
                 seed=seed, size=list(size), n_frames=list(n_frames), fps=fps)
 
 # %% ../nbs/data/27_synthetic.ipynb #4008dab1
-def _recorded(
-    root:Path, # of the data set
-    settings:dict, # wanted
-) -> str|None: # checksum of a finished data set, None: still to be written
-    "Reads the record of `root`; raises DatasetError where something else is there."
+def _recorded(root, settings):
+    """Checksum of a data set finished with these settings, or None where it has to be written;
+    raises DatasetError where something else is there."""
     record = root/'synthetic.json'
     if not record.exists():
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -122,11 +116,7 @@ def _joint_sha256(files):
     for f in files: digest.update(bytes.fromhex(file_sha256(f)))
     return digest.hexdigest()
 
-def _run(
-    jobs:list, # for _write_one
-    workers:int|None, # processes; None: one a core, for few jobs one
-    progress:bool, # show a progress bar
-) -> None:
+def _run(jobs, workers, progress):
     "Writes the videos, in this process or in several fresh ones."
     if workers is None:
         allowed = getattr(os, 'sched_getaffinity', None)

@@ -21,13 +21,9 @@ def _color(rng, s, v):
     "A random colour of any hue; saturation and value between two each."
     return 255 * np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*s), rng.uniform(*v)))
 
-def _draw_room(
-    rng:np.random.Generator, # source of chance
-    h:int, # rows
-    w:int, # columns
-    horizon:int, # row where wall and floor meet
-) -> tuple: # picture (h,w,3) uint8, wall colour (3,)
-    "A wall (plain, striped or tiled) with things on it, a floor, and soft noise over both."
+def _draw_room(rng, h, w, horizon):
+    """A picture (h,w,3) and its wall's colour: a wall (plain, striped or tiled) with things on it,
+    a floor from row `horizon` on, and soft noise over both."""
     wall = _color(rng, (.05, .35), (.35, .9))
     floor = _color(rng, (.1, .4), (.25, .7))
     img = np.empty((h, w, 3))
@@ -53,12 +49,8 @@ def _draw_room(
     return img.clip(0, 255).astype(np.uint8), wall
 
 # %% ../nbs/data/26_takes.ipynb #26d0ac08
-def _actor(
-    seed:int, # of the data set
-    group:int, # number of the group, from 1
-    size:tuple, # frame height and width, pixels
-) -> Actor: # body, clothes and room
-    "The actor and the room of a group: a function of seed and group alone."
+def _actor(seed, group, size):
+    "The actor and the room of a group, for frames of `size`: a function of seed and group alone."
     rng = np.random.default_rng((seed, group))
     h, w = size
     margin = max(4, h // 6)
@@ -98,14 +90,8 @@ def frame_range(
     if 2 <= lo <= hi: return lo, hi
     raise ValueError(f'n_frames must be (fewest, most) with 2 <= fewest <= most, got {n_frames}')
 
-def _take(
-    family:str, # of the action
-    group:int, # number of the group, from 1
-    clip:int, # number of the clip, from 1
-    seed:int, # of the data set
-    n_frames:tuple|int, # fewest and most frames
-) -> Take: # everything random about one video that is not the actor's
-    "The take of a clip: a function of seed, family, group and clip, whatever else is drawn."
+def _take(family, group, clip, seed, n_frames):
+    "The take of a clip: a function of its arguments alone, whatever else is drawn."
     rng = np.random.default_rng((seed, group, clip, crc32(family.encode())))
     lo, hi = frame_range(n_frames)
     n = int(rng.integers(lo, hi + 1))
