@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from .decoding import VideoError, open_video, probe_video
+from .video import import_decord
+from .guard import Guard
 from .splits import DatasetError, VideoSplit, duplicate_files
 from .datasets import find_videos
-from .decoding import VideoError, open_video, probe_video
-from .video import import_reader
-from .guard import Guard
 
 # %% ../nbs/data/23_check.ipynb #dd546b09
-def _in_order(reader, indices):
+def _frame_by_frame(reader, indices):
     "The frames with these indices, by decoding from the first frame on."
     frames = {}
     for i in range(max(indices) + 1):
@@ -37,15 +37,14 @@ def _decord_report(
 ) -> dict: # decord_inexact: True, False, or None without decord
     "Whether random access gives other frames than decoding; `VideoError` if decord fails."
     try:
-        decord = import_reader('decord')
+        decord = import_decord()
     except ValueError:
         return {'decord_inexact': None}
-    decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
         n = min(len(reader), n_frames)
         indices = [n * k // 9 for k in (5, 2, 7, 1, 8, 4, 3, 6)]
-        wanted = _in_order(reader, indices)
+        wanted = _frame_by_frame(reader, indices)
         fresh = decord.VideoReader(str(path), num_threads=1)
         asked = fresh.get_batch(indices).asnumpy()
     except (decord.DECORDError, RuntimeError, StopIteration) as e:
