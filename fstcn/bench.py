@@ -6,6 +6,7 @@
 __all__ = ['READERS', 'FORMATS', 'bench_reading', 'bench_loading']
 
 # %% ../nbs/practice/63_bench.ipynb #44842640
+import itertools
 import os
 import statistics
 import tempfile
@@ -19,31 +20,28 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .sampling import ClipSpec
+from .writing import write_video
+from .decoding import known_facts, probe_video
+from .video import BACKENDS, import_decord, read_frames
+from .cache import FrameCache
 from .splits import Video
 from .benchmarks import ucf101
-from .loading import ClipPairDataset, EpochSampler, collate_pairs
-from .records import environment
-from .sampling import ClipSpec
 from .figures import DEMO_CLASSES
 from .synthetic import make_synthetic
-from .decoding import known_facts
-from .video import BACKENDS, import_reader
-from .cache import FrameCache
-from .writing import write_video
-from .decoding import probe_video
-from .video import read_frames
+from .loading import ClipPairDataset, EpochSampler, collate_pairs
+from .records import environment
 
 # %% ../nbs/practice/63_bench.ipynb #9e32da69
-def _decord(path, indices, threads=0):
-    return import_reader('decord').VideoReader(
-        str(path), num_threads=threads
-    ).get_batch(indices).asnumpy()
+def _read_decord(path, indices, threads=0):
+    reader = import_decord().VideoReader(str(path), num_threads=threads)
+    return reader.get_batch(indices).asnumpy()
 
-def _decord_sorted(path, indices):
+def _read_decord_sorted(path, indices):
     distinct, where = np.unique(indices, return_inverse=True)
-    return _decord(path, distinct, 1)[where]
+    return _read_decord(path, distinct, 1)[where]
 
-def _pyav(path, indices):
+def _read_pyav(path, indices):
     got, wanted = {}, set(indices)
     with av.open(str(path)) as c:
         for i, f in enumerate(c.decode(video=0)):
@@ -56,48 +54,66 @@ def _first_touch(path, indices):
     return read_frames(path, indices)
 
 READERS: dict[str, Callable] = {
-    'fstcn': read_frames, 'fstcn, first touch': _first_touch, 'decord get_batch': _decord,
-    'decord, sorted, 1 thread': _decord_sorted, 'PyAV to the last frame': _pyav
+    'fstcn': read_frames,
+    'fstcn, first touch': _first_touch,
+    'decord get_batch': _read_decord,
+    'decord, sorted, 1 thread': _read_decord_sorted,
+    'PyAV to the last frame': _read_pyav,
 }
 
 # %% ../nbs/practice/63_bench.ipynb #83093def
 def _scene(n:int, noise:float=5.7, seed:int=0) -> Iterator[np.ndarray]:
     "Frames (240,320,3) of something like a filmed scene."
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[:240, :640]
-    field = sum(
-        a*np.sin(x/p + c)*np.cos(y/q + d)
-        for a, p, q, c, d in rng.uniform([10, 5, 5, 0, 0], [30, 40, 40, 6, 6], (6, 5))
-    )
-    scene, grain = np.stack(
-        [128 + field, 128 + np.roll(field, 31, 1), 128 - field], -1
-    ), rng.normal(size=(8, 240, 320, 3))*noise
+    waves = rng.uniform([10, 5, 5, 0, 0], [30, 40, 40, 6, 6], (6, 5))
+    field = sum(a*np.sin(x/p + c)*np.cos(y/q + d) for a, p, q, c, d in waves)
+    scene = np.stack([128 + field, 128 + np.roll(field, 31, 1), 128 - field], -1)
+    grain = rng.normal(size=(8, 240, 320, 3))*noise
     for i in range(n):
-        pan, top, left = int(
-            150 + 140*np.sin(i/40)
-        ), int(100 + 60*np.sin(i/7)), int(140 + 80*np.cos(i/9))
+        pan = int(150 + 140*np.sin(i/40))
+        top, left = int(100 + 60*np.sin(i/7)), int(140 + 80*np.cos(i/9))
         f = scene[:, pan:pan + 320] + grain[i*i % 8]
         f[top:top + 40, left:left + 30] = 200, 60, 40
         yield np.clip(f, 0, 255).astype(np.uint8)
 
 def _time_pairs(path:Path, starts:Sequence[int], readers:dict[str,Callable]) -> dict[str,dict]:
-    """Median milliseconds of each reader over the clip pairs that begin at `starts`, and how many
-    pairs it got wrong."""
-    n, ms, wrong = probe_video(path).n_frames, {k: [] for k in readers}, dict.fromkeys(readers, 0)
+    "Each reader on clip pairs that begin at `starts`: median milliseconds, number of wrong pairs."
+    n = probe_video(path).n_frames
+    ms, wrong = {name: [] for name in readers}, dict.fromkeys(readers, 0)
     for start in starts:
         indices = ClipSpec().frames(start, n).ravel().tolist()
-        true = _pyav(path, indices).astype(int)
+        true = _read_pyav(path, indices).astype(int)
         for name, read in readers.items():
             begun = time.perf_counter()
             got = np.asarray(read(path, indices))
             ms[name].append(1e3*(time.perf_counter() - begun))
-            wrong[name] += bool(np.abs(got.astype(int) - true).mean((1, 2, 3)).max() > 3)
+            off = np.abs(got.astype(int) - true).mean((1, 2, 3))
+            wrong[name] += bool(off.max() > 3)
     return {k: {'ms': statistics.median(v), 'wrong': wrong[k]} for k, v in ms.items()}
 
 # %% ../nbs/practice/63_bench.ipynb #481a76a6
 FORMATS = {
-    'MPEG-4 AVI': ('.avi', {}), 'MPEG-4 AVI with B-frames': ('.avi', {'gop': 50, 'b_frames': 2}),
-    'H.264 MP4': ('.mp4', {'codec': 'libx264', 'b_frames': 2})
+    'MPEG-4 AVI': ('.avi', {}),
+    'MPEG-4 AVI with B-frames': ('.avi', {'gop': 50, 'b_frames': 2}),
+    'H.264 MP4': ('.mp4', {'codec': 'libx264', 'b_frames': 2}),
 }
+_LONG = {
+    'MPEG-4 AVI': ('.avi', {}),
+    'H.264 MP4': ('.mp4', {'codec': 'libx264', 'gop': 250, 'preset': 'veryfast'}),
+}
+
+def _time_short(folder, suffix, options, lengths, n_pairs, rng):
+    "Each reader on short videos of one format: mean milliseconds, wrong pairs of all of them."
+    rows = []
+    for n in lengths:
+        path = write_video(folder/f'{n}{suffix}', _scene(n), **options)
+        starts = rng.integers(0, n - 29, max(1, n_pairs//len(lengths))).tolist()
+        rows.append(_time_pairs(path, starts, READERS))
+    out = {}
+    for name in READERS:
+        ms = statistics.mean(row[name]['ms'] for row in rows)
+        out[name] = {'ms': ms, 'wrong': sum(row[name]['wrong'] for row in rows)}
+    return out
 
 def bench_reading(
     n_pairs:int=25, # clip pairs of each video, starts drawn at random
@@ -107,34 +123,20 @@ def bench_reading(
 ) -> dict: # record: for each kind of file and reader, median ms of a clip pair and wrong pairs
     "Time reading one clip pair, opening the file included."
     rng, out = np.random.default_rng(0), {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (suffix, options) in tqdm(
-            FORMATS.items(), 'short videos', disable=None if progress else True
-        ):
-            rows = []
-            for n in lengths:
-                path = write_video(
-                    Path(folder)/f'{n}{name}{suffix}'.replace(' ', ''), _scene(n), **options
-                )
-                starts = rng.integers(0, n - 29, max(1, n_pairs//len(lengths))).tolist()
-                rows.append(_time_pairs(path, starts, READERS))
-            out[name] = {}
-            for reader in READERS:
-                ms = statistics.mean(r[reader]['ms'] for r in rows)
-                wrong = sum(r[reader]['wrong'] for r in rows)
-                out[name][reader] = {'ms': ms, 'wrong': wrong}
-        n = int(minutes*60*25)
-        long = (
-            ('MPEG-4 AVI', '.avi', {}),
-            ('H.264 MP4', '.mp4', {'codec': 'libx264', 'gop': 250, 'preset': 'veryfast'})
-        ) if n else ()
-        for name, suffix, options in tqdm(long, 'long videos', disable=None if progress else True):
-            path = write_video(Path(folder)/f'long{suffix}', _scene(n, noise=0.), **options)
+    hidden = None if progress else True
+    n = int(minutes*60*25)
+    two = {name: READERS[name] for name in ('fstcn', 'decord get_batch')}
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = Path(tmp)
+        for name, (suffix, options) in tqdm(FORMATS.items(), 'short videos', disable=hidden):
+            out[name] = _time_short(folder/name, suffix, options, lengths, n_pairs, rng)
+        long = _LONG if n else {}
+        for name, (suffix, options) in tqdm(long.items(), 'long videos', disable=hidden):
+            path = write_video(folder/f'long{suffix}', _scene(n, noise=0.), **options)
             for where, first in (('start', 0), ('end', n - 130)):
                 starts = (first + rng.integers(0, 100, max(3, n_pairs//3))).tolist()
-                out[f'{minutes:g} minutes of {name}, {where}'] = _time_pairs(
-                    path, starts, {k: READERS[k] for k in ('fstcn', 'decord get_batch')}
-                )
+                kind = f'{minutes:g} minutes of {name}, {where}'
+                out[kind] = _time_pairs(path, starts, two)
     return {'benchmark': 'reading', 'pairs': n_pairs, 'results': out, **environment()}
 
 # %% ../nbs/practice/63_bench.ipynb #f4b1d75f
@@ -151,8 +153,7 @@ def _loader(data:ClipPairDataset, workers:int=0) -> Callable[[int],None]:
     return load
 
 def _in_turn(tasks:dict[str,Callable[[int],None]], repeats:int) -> dict[str,np.ndarray]:
-    """Seconds of each task in each round, called in turn with 0, 1, 2, ...; the first round is not
-    counted."""
+    "Seconds of tasks that are called in turn with 0, 1, 2, ...; the first round is not counted."
     seconds = {k: [] for k in tasks}
     for epoch in range(repeats + 1):
         for name, task in tasks.items():
@@ -165,47 +166,44 @@ def _overhead(videos:Sequence[Video], crop_size:int, epochs:int=9) -> dict[str,f
     "What an epoch takes before and after decoding, over decoding: medians of the rounds."
     data = ClipPairDataset(videos, crop_size)
     def wanted(epoch, i): return sorted(set(data._choose(epoch, i)[2].ravel().tolist()))
-    known = {}
-    for epoch in range(epochs + 1):
-        for i in range(len(videos)): known[epoch, i] = wanted(epoch, i)
-    def decode(epoch, choose):
+    every = itertools.product(range(epochs + 1), range(len(videos)))
+    known = {item: wanted(*item) for item in every}
+    def decode(epoch, frames_of):
         for i, v in enumerate(videos):
-            for _ in BACKENDS['auto'](v.path, wanted(epoch, i) if choose else known[epoch, i]): pass
-    s = _in_turn(
-        {
-            'decode': lambda epoch: decode(epoch, False),
-            'choose and decode': lambda epoch: decode(epoch, True), 'whole': _loader(data)
-        },
-        epochs
-    )
-    parts = {
-        'before': s['choose and decode'] - s['decode'], 'after': s['whole'] - s['choose and decode']
-    }
-    return {k: float(np.median(v/s['decode'])) for k, v in parts.items()}
+            for _ in BACKENDS['auto'](v.path, frames_of(epoch, i)): pass
+    seconds = _in_turn({
+        'decode': lambda epoch: decode(epoch, lambda *item: known[item]),
+        'choose and decode': lambda epoch: decode(epoch, wanted),
+        'whole': _loader(data),
+    }, epochs)
+    decoding, both = seconds['decode'], seconds['choose and decode']
+    before, after = (both - decoding)/decoding, (seconds['whole'] - both)/decoding
+    return {'before': float(np.median(before)), 'after': float(np.median(after))}
 
 # %% ../nbs/practice/63_bench.ipynb #bd91667c
+def _touch_ucf101(root:Path) -> None:
+    "13,320 empty files in UCF-101's layout and their lists: 101 classes, 25 groups."
+    classes = [f'Class{i:03d}' for i in range(101)]
+    for name in classes: (root/'UCF-101'/name).mkdir(parents=True)
+    train, test = [], []
+    every = itertools.product(range(1, 7), enumerate(classes, 1), range(1, 26))
+    for clip, (label, name), group in itertools.islice(every, 13320):
+        file = f'{name}/v_{name}_g{group:02d}_c{clip:02d}.avi'
+        (root/'UCF-101'/file).touch()
+        if group < 8: test.append(file)
+        else: train.append(f'{file} {label}')
+    (root/'ucfTrainTestlist').mkdir()
+    numbered = [f'{i} {name}' for i, name in enumerate(classes, 1)]
+    lists = {'classInd.txt': numbered, 'trainlist01.txt': train, 'testlist01.txt': test}
+    for name, lines in lists.items():
+        (root/'ucfTrainTestlist'/name).write_text(''.join(f'{line}\n' for line in lines))
+
 def _matching_seconds() -> float:
-    """Time to read UCF-101's lists and match 13,320 empty files: 101 classes, 25 groups, as the
-    official lists have them."""
+    "Time to read UCF-101's lists and match as many empty files."
     with tempfile.TemporaryDirectory() as folder:
-        root, lists = Path(folder), Path(folder)/'ucfTrainTestlist'
-        lists.mkdir()
-        classes = [f'Class{i:03d}' for i in range(101)]
-        (lists/'classInd.txt').write_text(''.join(f'{i + 1} {c}\n' for i, c in enumerate(classes)))
-        names = [
-            f'{c}/v_{c}_g{g:02d}_c{k:02d}.avi' for k in range(1, 7) for c in classes
-            for g in range(1, 26)
-        ][:13320]
-        for c in classes: (root/'UCF-101'/c).mkdir(parents=True)
-        for n in names: (root/'UCF-101'/n).touch()
-        (lists/'testlist01.txt').write_text(
-            ''.join(f'{n}\n' for n in names if '_g0' in n and int(n.split('_g')[1][:2]) < 8)
-        )
-        (lists/'trainlist01.txt').write_text(
-            ''.join(f'{n} {int(n[5:8]) + 1}\n' for n in names if int(n.split('_g')[1][:2]) > 7)
-        )
+        _touch_ucf101(Path(folder))
         begun = time.perf_counter()
-        split = ucf101(root, 1, check_counts=False)
+        split = ucf101(folder, 1, check_counts=False)
         assert len(split.train) + len(split.test) == 13320
         return time.perf_counter() - begun
 
@@ -215,9 +213,11 @@ def bench_loading(
     n_clips:int=4, # videos of each actor and class
     own:Sequence[str|Path]=(), # video files of your own, for the overhead on them
 ) -> dict: # record: seconds of an epoch, and the ratios
-    """Time an epoch of training samples: overhead over decoding, one worker and two, without and
-    with a warm cache; and matching UCF-101's lists. Raises `VideoError` for a file of `own` that
-    cannot be read."""
+    """Time an epoch of training samples, and matching UCF-101's lists.
+
+    Overhead over decoding; one worker and two; without and with a warm cache.
+    Raises `VideoError` for a file of `own` that cannot be read.
+    """
     sizes = [min(info.height, info.width) for info in map(probe_video, own)]
     with tempfile.TemporaryDirectory() as folder:
         few = n_groups*n_clips < 20
@@ -238,10 +238,10 @@ def bench_loading(
         overhead = {'embedded data set, 120 x 160': _overhead(videos, 108)}
         for kind in list(FORMATS)[:2]:
             suffix, options = FORMATS[kind]
-            scenes = [
-                Video(write_video(Path(folder)/f'{i}{suffix}', _scene(n, seed=i), **options), 0)
-                for i, n in enumerate((60, 120, 180, 240)*8)
-            ]
+            scenes = []
+            for i, n in enumerate((60, 120, 180, 240)*8):
+                path = write_video(Path(folder)/f'{i}{suffix}', _scene(n, seed=i), **options)
+                scenes.append(Video(path, 0))
             overhead[f'{kind}, 240 x 320'] = _overhead(scenes, 204, epochs=25)
         if own:
             mine = [Video(p, 0) for p in own]*max(1, 32//len(own))
