@@ -11,7 +11,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import av
@@ -62,7 +62,7 @@ READERS: dict[str, Callable] = {
 }
 
 # %% ../nbs/practice/63_bench.ipynb #83093def
-def _scene(n:int, noise:float=5.7, seed:int=0) -> Iterator[np.ndarray]:
+def _scene(n, noise=5.7, seed=0):
     "Frames (240,320,3) of something like a filmed scene."
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[:240, :640]
     waves = rng.uniform([10, 5, 5, 0, 0], [30, 40, 40, 6, 6], (6, 5))
@@ -76,7 +76,7 @@ def _scene(n:int, noise:float=5.7, seed:int=0) -> Iterator[np.ndarray]:
         f[top:top + 40, left:left + 30] = 200, 60, 40
         yield np.clip(f, 0, 255).astype(np.uint8)
 
-def _time_pairs(path:Path, starts:Sequence[int], readers:dict[str,Callable]) -> dict[str,dict]:
+def _time_pairs(path, starts, readers):
     "Each reader on clip pairs that begin at `starts`: median milliseconds, number of wrong pairs."
     n = probe_video(path).n_frames
     ms, wrong = {name: [] for name in readers}, dict.fromkeys(readers, 0)
@@ -140,7 +140,7 @@ def bench_reading(
     return {'benchmark': 'reading', 'pairs': n_pairs, 'results': out, **environment()}
 
 # %% ../nbs/practice/63_bench.ipynb #f4b1d75f
-def _loader(data:ClipPairDataset, workers:int=0) -> Callable[[int],None]:
+def _loader(data, workers=0):
     "A function that loads one epoch as training does, in batches of 32."
     sampler = EpochSampler(len(data))
     loader = DataLoader(
@@ -152,7 +152,7 @@ def _loader(data:ClipPairDataset, workers:int=0) -> Callable[[int],None]:
         for _ in loader: pass
     return load
 
-def _in_turn(tasks:dict[str,Callable[[int],None]], repeats:int) -> dict[str,np.ndarray]:
+def _in_turn(tasks, repeats):
     "Seconds of tasks that are called in turn with 0, 1, 2, ...; the first round is not counted."
     seconds = {k: [] for k in tasks}
     for epoch in range(repeats + 1):
@@ -162,7 +162,7 @@ def _in_turn(tasks:dict[str,Callable[[int],None]], repeats:int) -> dict[str,np.n
             seconds[name].append(time.perf_counter() - begun)
     return {k: np.array(v[1:]) for k, v in seconds.items()}
 
-def _overhead(videos:Sequence[Video], crop_size:int, epochs:int=9) -> dict[str,float]:
+def _overhead(videos, crop_size, epochs=9):
     "What an epoch takes before and after decoding, over decoding: medians of the rounds."
     data = ClipPairDataset(videos, crop_size)
     def wanted(epoch, i): return sorted(set(data._choose(epoch, i)[2].ravel().tolist()))
@@ -181,7 +181,7 @@ def _overhead(videos:Sequence[Video], crop_size:int, epochs:int=9) -> dict[str,f
     return {'before': float(np.median(before)), 'after': float(np.median(after))}
 
 # %% ../nbs/practice/63_bench.ipynb #bd91667c
-def _touch_ucf101(root:Path) -> None:
+def _touch_ucf101(root):
     "13,320 empty files in UCF-101's layout and their lists: 101 classes, 25 groups."
     classes = [f'Class{i:03d}' for i in range(101)]
     for name in classes: (root/'UCF-101'/name).mkdir(parents=True)
@@ -198,7 +198,7 @@ def _touch_ucf101(root:Path) -> None:
     for name, lines in lists.items():
         (root/'ucfTrainTestlist'/name).write_text(''.join(f'{line}\n' for line in lines))
 
-def _matching_seconds() -> float:
+def _matching_seconds():
     "Time to read UCF-101's lists and match as many empty files."
     with tempfile.TemporaryDirectory() as folder:
         _touch_ucf101(Path(folder))

@@ -17,12 +17,11 @@ from pebble import ProcessExpired, ProcessPool
 
 from .decoding import VideoError
 
-# %% ../nbs/data/15_guard.ipynb #f64c4be5
+# %% ../nbs/data/15_guard.ipynb #248bd80a
 def _get_ready():
     "In a new child process: no threads, whose parent's it would wait for in vain."
     torch.set_num_threads(1)
 
-# %% ../nbs/data/15_guard.ipynb #248bd80a
 class Guard:
     """Calls functions in child processes and ends those that take too long.
 
