@@ -15,7 +15,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .decoding import known_facts, open_video
+from .packets import clear_picture, is_refresh, vop_type
+from .decoding import known_facts, open_video, probe_video
 
 # %% ../nbs/data/13_seek.ipynb #9cc8d59e
 @dataclass(frozen=True)
@@ -29,19 +30,19 @@ class _PacketIndex:
 
 def _packet_rows(container, stream, codec, true_times):
     "Position, time, key or not, B or not of each picture; None where not one a packet."
-    rows, extradata = [], stream.codec_context.extradata
+    rows, extradata = [], bytes(stream.codec_context.extradata or b'')
     for p in container.demux(stream):
         if p.size == 0 and p.dts is None: break
         time = p.pts if true_times else p.dts
         if p.size == 0 or p.is_corrupt or p.is_discard: return None
         if p.pos is None or time is None: return None
         if codec == 'mpeg4':
-            vop = _vop_type(bytes(p))
+            vop = vop_type(bytes(p))
             if vop is None: return None
             key = vop == 'I'
         else:
             vop = ''
-            key = p.is_keyframe and _is_refresh(bytes(p), codec, extradata)
+            key = p.is_keyframe and is_refresh(bytes(p), codec, extradata)
         rows.append((p.pos, time, key, vop == 'B'))
     return rows
 
@@ -73,14 +74,6 @@ def _packet_index(path):
     return facts['index']
 
 # %% ../nbs/data/13_seek.ipynb #60b0bf60
-def _vop_type(data):
-    "'I', 'P', 'B' or 'S' of a packet's only picture; None if packed, or so small it may be empty."
-    code = b'\0\0\1\xb6'
-    start = data.find(code)
-    if start < 0 or start + 4 >= len(data) or len(data) <= 19: return None
-    if data.find(code, start + 4) >= 0: return None
-    return 'IPBS'[data[start + 4] >> 6]
-
 def _vop_order(b):
     """Numbers from picture types.
 
@@ -91,25 +84,6 @@ def _vop_order(b):
     number[anchor] = np.append(anchor[1:], len(b)) - 1
     return number
 
-# %% ../nbs/data/13_seek.ipynb #60b0bf62
-def _is_refresh(
-    data, # one packet of H.264 or HEVC
-    codec, # 'h264' or 'hevc'
-    extradata, # of the stream: how many bytes a length takes
-): # whether its picture is an IDR: all earlier ones are shown before it, all later ones after it
-    h264 = codec == 'h264'
-    first = 4 if h264 else 21       # its lowest two bits: bytes of a length, less one
-    if not extradata or extradata[0] != 1 or len(extradata) <= first: return False
-    length, start = (extradata[first] & 3) + 1, 0
-    while start + length < len(data):
-        size = int.from_bytes(data[start:start + length])
-        header = data[start + length]
-        kind = header & 31 if h264 else header >> 1 & 63
-        of_picture = 1 <= kind <= 5 if h264 else kind < 32
-        if of_picture: return kind == (5 if h264 else 20)
-        start += length + size
-    return False
-
 # %% ../nbs/data/13_seek.ipynb #305bf8cf
 def jump(
     path:str|Path, # the video file
@@ -119,13 +93,13 @@ def jump(
 
     Raises `VideoError` for a file that cannot be opened.
     """
-    index, info = _packet_index(path), known_facts(path).get('info')
-    length = 0 if index is None else len(index.number)
-    agreed = info is None or info.n_frames == length
-    if wanted[-1] >= length or not agreed: return
+    index, info = _packet_index(path), probe_video(path)
+    agreed = index is not None and info.n_frames == len(index.number) and not info.damage
+    if not agreed or wanted[-1] >= info.n_frames: return
     todo, want, keys = deque(wanted), set(wanted), set(index.key_packet)
     with open_video(path) as (container, stream):
         ctx, packets = stream.codec_context, container.demux(stream)
+        codec, extradata = ctx.name, bytes(ctx.extradata or b'')
         at, last, shown = 0, 0, 0              # next packet, last keyframe, next frame to come out
         while todo:
             k = bisect_right(index.key_number, todo[0]) - 1
@@ -147,6 +121,7 @@ def jump(
                     if packet.pts < index.key_number[last]: continue    # shown before it
                     skip = not index.counted and packet.pts not in want
                     ctx.skip_frame = 'NONREF' if skip else 'DEFAULT'       # if no other needs it
+                    clear_picture(packet, codec, extradata)
                     frames = ctx.decode(packet)
             except av.FFmpegError: return
             for frame in frames:
