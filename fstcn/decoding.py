@@ -107,6 +107,7 @@ class _Decoder:
         self.lost = False # nothing is decoded until the next keyframe
         self.fresh = False # the decoder knew nothing when it was given the last keyframe
         self.hidden = False # pictures shown before the last keyframe do not count
+        self.unsure = False # a packed MPEG-4 file may still give B-pictures from before it
         self.seen = False # the picture of the last keyframe has come out
         self.waiting, self.n = [], 0
 
@@ -151,8 +152,12 @@ class _Decoder:
 
     def _release(self):
         for frame in self.waiting:
-            if frame.pts == self.key: self.seen, self.hidden = True, False
-            if self.hidden: continue
+            is_b = self.codec == 'mpeg4' and frame.pict_type == PictureType.B
+            self.unsure = self.unsure and is_b
+            if frame.pts == self.key:
+                self.seen, self.unsure = True, self.hidden
+                self.hidden = False
+            if self.hidden or (self.unsure and is_b): continue
             if frame.pts is not None: frame.pts = self.times[frame.pts]
             frame.time_base = self.stream.time_base # which the last ones lack
             self.n += 1
