@@ -40,7 +40,7 @@ def demo(
     from fstcn.plan import Job
     from fstcn.figures import DEMO_CLASSES
     from fstcn.synthetic import make_synthetic
-    from fstcn.learning import TrainConfig
+    from fstcn.runs import TrainConfig
     echo(f'1. writing {len(DEMO_CLASSES)*actors*clips} videos of {actors} actors: '
                f'{", ".join(DEMO_CLASSES)}')
     data = make_synthetic(

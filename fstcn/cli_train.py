@@ -128,7 +128,8 @@ def train(
     from fstcn.datasets import load_split
     from fstcn.experiments import run_experiment
     from fstcn.model import FstCNConfig
-    from fstcn.learning import TrainConfig, default_epochs, frames_stage
+    from fstcn.learning import default_epochs, frames_stage
+    from fstcn.runs import TrainConfig
     _check_recipe(size, stage, path, weights)
     _writable(out)
     _beside(data, out, '--out')

@@ -17,14 +17,15 @@ import torch
 from torch import nn
 
 from .model import FstCN, FstCNConfig
-from .learning import TrainConfig, default_epochs, make_optimizer, train_step
+from .learning import default_epochs, make_optimizer
 from .splits import VideoSplit
 from .benchmarks import ucf101
 from .datasets import DATA_KINDS, load_split
 from .figures import CLASSES
 from .synthetic import make_synthetic
 from .shared_views import view_probabilities
-from .runs import make_accelerator
+from .runs import TrainConfig, make_accelerator
+from .training import shared_step
 from .baselines import BASELINES
 
 # %% ../nbs/practice/60_plan.ipynb #c7f2fa6f
@@ -209,7 +210,7 @@ def estimate_minutes(
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()
-        train_step(wrapped, [batch], optimizer, accelerator, settings)
+        shared_step(wrapped, [batch], optimizer, accelerator, settings.lr, settings.clip_norm)
         seconds.append(time.perf_counter() - begun)
     model = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
     pairs = noise(c.n_clips, c.short_side, c.short_side*4//3)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .model import FstCN, FstCNConfig
-from .learning import TrainConfig, make_optimizer
+from .learning import LearningConfig, make_optimizer
 from .devices import compile_network, usable_device
 from .records import environment
 from fstcn.throughput import (
@@ -36,7 +36,7 @@ def make_step(
     device, label = inputs[0].device, torch.zeros(
         len(inputs[0]), dtype=torch.int64, device=inputs[0].device
     )
-    optimizer = make_optimizer(net, TrainConfig())
+    optimizer = make_optimizer(net, LearningConfig())
     for group in optimizer.param_groups: group['fused'] = True
     net.train()
     def step():
@@ -183,7 +183,7 @@ def bench_memory(
         )
     torch.manual_seed(0)
     net = FstCN(config).to(device, memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(net, TrainConfig())
+    optimizer = make_optimizer(net, LearningConfig())
     middle = torch.full((batch,), config.n_frames//2, device=device)
     shape = batch, 2, config.n_frames, config.crop_size, config.crop_size, 3
     samples, begun = [], time.perf_counter()

@@ -280,7 +280,7 @@ def test_estimate_counts_the_videos_that_are_scored(mini, network):
         clock[0] += .5
     job = Job(mini.options['data'], network, 1, 0)
     watch = SimpleNamespace(perf_counter=lambda: clock[0])
-    with patch.multiple(machine, train_step=step, view_probabilities=views, time=watch):
+    with patch.multiple(machine, shared_step=step, view_probabilities=views, time=watch):
         minutes = estimate_minutes(job, mini.split, 'cpu', 3)
     assert seen == [256]                                # noise
     assert 60*minutes == pytest.approx(2*3 + .5*scored) # three epochs of one step
