@@ -15,7 +15,7 @@ from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D
 
 from .model import SMALL, FstCN, FstCNConfig, register_network
 from .export import network_flops
-from .conv3d import BaselineConfig, Conv3DNet, SlowFusion, _Net3d
+from .conv3d import BaselineConfig, ClipNetwork, Conv3DNet, SlowFusion
 from .two_stream import FlowStream
 
 # %% ../nbs/practice/57_baselines.ipynb #0d00e6ab
@@ -29,7 +29,7 @@ def _stage(in_channels, channels, stride):
                          BasicBlock(channels, channels, Conv2Plus1D))
 
 @register_network
-class R2Plus1D(_Net3d):
+class R2Plus1D(ClipNetwork):
     """R(2+1)D-18 of Tran et al. (2018) as torchvision has it, with widths of choice.
 
     `fc_sizes` and `dropout` do not apply. Raises `ValueError` unless there are four widths."""
@@ -62,7 +62,7 @@ class R2Plus1D(_Net3d):
         x:Tensor, # frames of a clip (b,3,t,h,w), normalized
     ) -> Tensor: # logits (b,n)
         "Scores of each class for each clip. Raises `ValueError` for a shape unlike `config`'s."
-        self._check(x)
+        self.check_frames(x)
         x = self.layer2(self.layer1(self.stem(x)))
         x = self.layer4(self.layer3(x))  # (b, 512, t/8, h/16, w/16)
         return self.fc(x.mean((2, 3, 4)))
