@@ -23,6 +23,7 @@ from .two_stream import fuse_two_stream
 from .baselines import network_cost
 from fstcn.records import (
     RECORDS, environment, equal_seeds, mean_and_std, read_lines, read_records, replace_lines,
+    write_record,
 )
 from .experiments import paired_test
 from .plan import BUILDERS, STREAMS, Job, open_data, plan_jobs, table_rows
@@ -66,26 +67,21 @@ def _fuse(job, work, results):
         if part is not None: of[name] = {k: part[k] for k in _SAME}
     before = find_record(both, results)
     if before and before['of'] == of: return
-    accuracy = _accuracies(streams, work, results)
-    new = []
-    if accuracy is not None:
-        a, b = parts.values()
-        record = {
-            'kind': 'network',
-            'job': both.fields,
-            'data': a['data'],
-            'seed': job.seed,
-            'accuracy': accuracy,
-            'parameters': a['parameters'] + b['parameters'],
-            'minutes': {k: a['minutes'][k] + b['minutes'][k] for k in ('training', 'scoring')},
-            'of': of,
-        }
-        new = [record | environment()]
-
-    def is_both(record):
-        return record['kind'] == 'network' and record['job'] == both.fields
-    if before or new:
-        replace_lines(Path(results)/RECORDS, is_both, new)
+    table, accuracy = Path(results)/RECORDS, _accuracies(streams, work, results)
+    if accuracy is None:
+        if before: replace_lines(table, lambda r: r == before, [])
+        return
+    a, b = parts.values()
+    write_record(table, {
+        'kind': 'network',
+        'job': both.fields,
+        'data': a['data'],
+        'seed': job.seed,
+        'accuracy': accuracy,
+        'parameters': a['parameters'] + b['parameters'],
+        'minutes': {k: a['minutes'][k] + b['minutes'][k] for k in ('training', 'scoring')},
+        'of': of,
+    } | environment())
 
 def fuse_streams(
     jobs:Sequence[Job], # jobs that were done

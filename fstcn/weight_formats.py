@@ -158,8 +158,7 @@ def _read_matconvnet(path):
     except NotImplementedError as e:
         raise WeightsError(f'{path}: a MATLAB file of version 7.3; '
                            'in MATLAB, load it and save it again with -v7') from e
-    except (MatReadError, zlib.error, EOFError, OSError, KeyError, AttributeError, IndexError,
-            ValueError, TypeError, OverflowError, MemoryError) as e:
+    except (*_UNREADABLE, MatReadError, zlib.error, OverflowError, MemoryError) as e:
         raise WeightsError(f'{path}: damaged, or no SimpleNN network of MatConvNet ({e!r}); '
                            f'{_GIVE_MAT}') from e
     _check_plan(path, plan)
