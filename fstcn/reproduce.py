@@ -46,7 +46,7 @@ def _one_each(jobs):
     return {(j.split, j.seed): j for j in jobs}.values()
 
 # %% ../nbs/practice/62_reproduce.ipynb #f136c8f8
-def _accuracies(streams, work, results):
+def _accuracy_of(streams, work, results):
     "Accuracy of both streams by way of fusion; None where the scores of either are missing."
     test = [_scores(s, work, results) for s in streams]
     train = [_scores(s, work, results, 'scores-train.npz') for s in streams]
@@ -67,7 +67,7 @@ def _fuse(job, work, results):
         if part is not None: of[name] = {k: part[k] for k in _SAME}
     before = find_record(both, results)
     if before and before['of'] == of: return
-    table, accuracy = Path(results)/RECORDS, _accuracies(streams, work, results)
+    table, accuracy = Path(results)/RECORDS, _accuracy_of(streams, work, results)
     if accuracy is None:
         if before: replace_lines(table, lambda r: r == before, [])
         return
