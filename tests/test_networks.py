@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from fstcn.cli_options import app
 from fstcn.inference import Recognizer
 from fstcn.checkpoint import load_checkpoint, save_checkpoint
-from fstcn.plan import NETWORKS
+from fstcn.plan import BUILDERS
 from fstcn.writing import write_video
 
 CLASSES = ('bend', 'clap', 'run', 'walk')
@@ -26,13 +26,13 @@ def frames():
 def make(name):
     "A small network of that name whose probabilities differ from class to class."
     torch.manual_seed(0)
-    model = NETWORKS[name](len(CLASSES), 'small').eval()
+    model = BUILDERS[name](len(CLASSES), 'small').eval()
     classifier_weight = list(model.parameters())[-2]
     torch.nn.init.normal_(classifier_weight)
     return model
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', BUILDERS)
 def test_a_network_comes_back_as_it_was(tmp_path, frames, name):
     model = make(name)
     again, classes, _ = load_checkpoint(save_checkpoint(tmp_path/'net.safetensors', model, CLASSES))
@@ -62,7 +62,7 @@ def test_switches_change_the_answer(tmp_path, frames):
     views = {}
     for name in ('both', 'signed', 'p-identity', 'stride-1', 'dt-1'):
         model = make(name)
-        paper = NETWORKS['both'](len(CLASSES), 'small').config
+        paper = BUILDERS['both'](len(CLASSES), 'small').config
         assert name == 'both' or asdict(model.config) != asdict(paper)
         views[name] = Recognizer(model, CLASSES, device='cpu').predict(frames).views
     for name in set(views) - {'both'}: assert not torch.equal(views[name], views['both'])
