@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BONES', 'JOINTS', 'ACTIONS', 'CLASSES', 'DEMO_CLASSES', 'side_pose', 'front_pose', 'forward_kinematics',
-           'interpolate_poses', 'Action']
+           'interpolate_poses', 'Action', 'find_action']
 
 # %% ../nbs/data/24_figures.ipynb #42431a63
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def side_pose(
 
 def front_pose(
     arm:tuple=(10, 6), # on the right of the picture, degrees from hanging, positive outwards
-    other_arm:tuple|None=None, # arm on the left; None: the mirror image of `arm`
+    other_arm:tuple|None=None, # arm on the left; None: the mirror image of the other
     leg:tuple=(5, 3), # both thighs and shins, positive outwards
 ) -> tuple: # eleven numbers: the angles of BONES, then the lift
     "A pose seen from the front, legs symmetric."
@@ -152,3 +152,11 @@ ACTIONS = {a.name: a for a in (
 )}
 CLASSES = tuple(ACTIONS)
 DEMO_CLASSES = CLASSES[:6]
+
+# %% ../nbs/data/24_figures.ipynb #24f0ac01
+def find_action(
+    name:str, # one of CLASSES
+) -> Action: # the class of that name
+    "Looks a class up. Raises ValueError with the list of classes for an unknown one."
+    if name in ACTIONS: return ACTIONS[name]
+    raise ValueError(f"unknown action {name!r}; there are: {', '.join(CLASSES)}")

@@ -18,7 +18,7 @@ import fstcn
 from fstcn.checkpoint import TrainedOn, load_checkpoint, save_checkpoint
 from fstcn.cli import app
 from fstcn.cli_options import call_command
-from fstcn.cli_reproduce import BENCHMARKS
+from fstcn.cli_reproduce import BENCH_MODULES
 from fstcn.datasets import load_all, load_split
 from fstcn.frame_folders import videos_in
 from fstcn.fusion import FUSIONS, Fusion
@@ -752,7 +752,7 @@ def test_bench_says_what_it_has_and_records_one_line(shell):
     assert read_lines(shell.folder/'bench.jsonl') == [{'benchmark': 'step'}]
 
 
-@pytest.mark.parametrize('name,module', BENCHMARKS.items())
+@pytest.mark.parametrize('name,module', BENCH_MODULES.items())
 def test_every_benchmark_is_where_it_is_looked_for(shell, name, module):
     with patch(f'fstcn.{module}.bench_{name}', return_value={'benchmark': name}) as bench:
         assert json.loads(shell.does(f'fstcn bench {name} --device cpu')) == {'benchmark': name}

@@ -1,4 +1,5 @@
-"The data set readers on the official lists and on damaged layouts; files that end a decoder."
+"""The data set readers on lists of the official form and size and on damaged layouts; files that
+end a decoder."""
 import csv
 import os
 import re
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fstcn import check
+from fstcn import check, folders, layouts
 from fstcn import datasets as ds
+from fstcn.splits import _PIECE, checksum, fingerprint
 from fstcn.writing import write_video
 
 DATA = Path(__file__).parents[2] / 'shared' / 'data'
@@ -35,42 +37,101 @@ def labels(videos): return [v.label for v in videos]
 def file_names(videos): return [v.path.name for v in videos]
 
 
-def with_lists(tmp_path_factory, name, folder):
-    "A new folder with the official lists of a data set in `folder`."
-    if not (DATA / 'splits').is_dir(): pytest.skip('the official split lists are not here')
-    root = tmp_path_factory.mktemp(name)
-    shutil.copytree(DATA / 'splits' / name, root / folder)
+# as in classInd.txt
+CLASSES = ['Hammering', 'HammerThrow', 'HandstandPushups', 'JumpingJack', 'JumpRope']
+
+
+def ucf_name(cls, group, clip):
+    spelled = cls.replace('HandstandP', 'HandStandP')
+    return f'{cls}/v_{spelled}_g{group:02d}_c{clip:02d}.avi'
+
+
+def write_ucf_lists(folder, classes, names, split, held_out):
+    "Lists of these files, those of the groups `held_out` to test on."
+    train, test = [], []
+    for name in names:
+        number = classes.index(name.partition('/')[0]) + 1
+        if int(name[-10:-8]) in held_out: test.append(name)
+        else: train.append(f'{name} {number}')
+    numbers = [f'{i} {c}' for i, c in enumerate(classes, 1)]
+    folder.mkdir(exist_ok=True)
+    for file, rows in [('classInd', numbers), (f'trainlist0{split}', train),
+                       (f'testlist0{split}', test)]:
+        (folder/f'{file}.txt').write_bytes('\r\n'.join([*rows, '']).encode())
+
+
+def full_ucf_lists(folder):
+    "As the official ones: 101 classes of 25 groups, 13,320 files, the totals of three splits."
+    classes = sorted(CLASSES + [f'Sport{i}' for i in range(96)], key=str.lower)
+    parts = [range(1, 8), range(8, 15), range(15, 22), range(22, 26)]
+    names = []
+    for groups, n in zip(parts, (3783, 3734, 3696, 2107), strict=True):
+        each = [(c, g) for g in groups for c in classes]
+        names += [ucf_name(*each[i % len(each)], i // len(each) + 1) for i in range(n)]
+    for split in (1, 2, 3): write_ucf_lists(folder, classes, sorted(names), split, parts[split - 1])
+
+
+def full_hmdb_lists(folder):
+    "As the official ones: 51 classes of 70 and 30 clips in three splits, 6,766 with the unused."
+    films = ['#1_[HD]_Kick!', 'a+b;c&d~e@f_(x)', '-_Ball_-', '[0-9]*?', 'Plain']
+    classes = ['climb', 'climb_stairs', 'kick', 'kick_ball', 'sword', 'sword_exercise']
+    classes += [f'wave{i}' for i in range(45)]
+    folder.mkdir()
+    for i, c in enumerate(classes):
+        unused = 32 + (i < 34)
+        for split in (1, 2, 3):
+            rows = [f'left_out_{c}_f_cm_np1_fr_bad_{n}.avi 0' for n in range(unused)]
+            for n in range(100): # ten films of ten clips
+                film = n // 10
+                code = 2 if film // 3 == split - 1 else 1
+                rows.append(f'{films[film % 5]}{film}_{c}_f_cm_np1_fr_med_{n}.avi {code}')
+            (folder/f'{c}_test_split{split}.txt').write_text(' \n'.join([*rows, '']))
+
+
+def fill_ucf(root):
+    "An empty file for every entry of the lists."
+    train = lines(root/'ucfTrainTestlist/trainlist01.txt')[::2]
+    touch(root/'UCF-101', train + lines(root/'ucfTrainTestlist/testlist01.txt'))
     return root
 
 
-@pytest.fixture(scope='module')
-def ucf(tmp_path_factory):
-    "All 13,320 names of UCF-101 as empty files, with the official lists."
-    root = with_lists(tmp_path_factory, 'ucf101', 'ucfTrainTestlist')
-    train = lines(root / 'ucfTrainTestlist/trainlist01.txt')[::2]
-    test = lines(root / 'ucfTrainTestlist/testlist01.txt')
-    touch(root / 'UCF-101', train + test)
-    return root
-
-
-@pytest.fixture(scope='module')
-def hmdb(tmp_path_factory):
-    "All 6,766 names of HMDB-51 as empty files, with the official lists."
-    root = with_lists(tmp_path_factory, 'hmdb51', 'testTrainMulti_7030_splits')
-    for f in (root / 'testTrainMulti_7030_splits').iterdir():
-        if not f.name.endswith('_test_split1.txt'): continue
+def fill_hmdb(root):
+    "An empty file for every entry of the lists."
+    for f in (root/'testTrainMulti_7030_splits').glob('*_test_split1.txt'):
         cls = f.name.removesuffix('_test_split1.txt')
         touch(root, [f'{cls}/{n}' for n in lines(f)[::2]])
     return root
 
 
+@pytest.fixture(scope='module')
+def ucf(tmp_path_factory):
+    "13,320 empty files and lists in UCF-101's layout."
+    root = tmp_path_factory.mktemp('ucf101')
+    full_ucf_lists(root/'ucfTrainTestlist')
+    return fill_ucf(root)
+
+
+@pytest.fixture(scope='module')
+def hmdb(tmp_path_factory):
+    "6,766 empty files and lists in HMDB-51's layout."
+    root = tmp_path_factory.mktemp('hmdb51')
+    full_hmdb_lists(root/'testTrainMulti_7030_splits')
+    return fill_hmdb(root)
+
+
+def official(tmp_path, name, folder):
+    "A new folder with the official lists of a data set in `folder`."
+    if not (DATA/'splits').is_dir(): pytest.skip('the official split lists are not here')
+    shutil.copytree(DATA/'splits'/name, tmp_path/folder)
+    return tmp_path
+
+
 # UCF-101
 
-@pytest.mark.parametrize('split,n_train,n_test', [
-    (1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
-def test_ucf101_is_the_official_split(ucf, split, n_train, n_test):
+def check_ucf101(ucf, split):
+    "The split says what its lists say."
     s = ds.ucf101(ucf, split)
-    assert (len(s.train), len(s.test)) == (n_train, n_test)
+    assert (len(s.train), len(s.test)) == [(9537, 3783), (9586, 3734), (9624, 3696)][split - 1]
     numbers = lines(ucf / 'ucfTrainTestlist/classInd.txt')
     assert s.classes == tuple(numbers[1::2]) and numbers[::2] == [str(i) for i in range(1, 102)]
     listed = lines(ucf / f'ucfTrainTestlist/trainlist{split:02d}.txt')
@@ -83,7 +144,13 @@ def test_ucf101_is_the_official_split(ucf, split, n_train, n_test):
     assert all(v.path.is_file() for v in s.train + s.test)
 
 
-def test_ucf101_facts_that_the_notebook_states(ucf):
+@pytest.mark.parametrize('split', [1, 2, 3])
+def test_ucf101_is_what_the_lists_say(ucf, split): check_ucf101(ucf, split)
+
+
+def test_ucf101_official_lists_and_what_the_notebook_says_of_them(tmp_path):
+    ucf = fill_ucf(official(tmp_path, 'ucf101', 'ucfTrainTestlist'))
+    for split in (1, 2, 3): check_ucf101(ucf, split)
     s = ds.ucf101(ucf)
     assert sorted(s.classes) != list(s.classes) == sorted(s.classes, key=str.lower)
     moved = {c for i, c in enumerate(sorted(s.classes)) if s.classes[i] != c}
@@ -186,18 +253,18 @@ def test_checksum_does_not_depend_on_the_place(ucf, tmp_path):
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a' / 'b').symlink_to(ucf / 'UCF-101')
     shutil.copytree(ucf / 'ucfTrainTestlist', tmp_path / 'lists')
-    sums = [ds.checksum(ds.ucf101(r, k)) for r in (ucf, tmp_path) for k in (1, 2)]
+    sums = [checksum(ds.ucf101(r, k)) for r in (ucf, tmp_path) for k in (1, 2)]
     assert sums[:2] == sums[2:] and sums[0] != sums[1]
     file = ds.ucf101(ucf).test[5].path
     file.write_bytes(b'x')
-    try: assert ds.checksum(ds.ucf101(ucf)) != sums[0]
+    try: assert checksum(ds.ucf101(ucf)) != sums[0]
     finally: file.write_bytes(b'')
 
 
 # HMDB-51
 
-@pytest.mark.parametrize('split', [1, 2, 3])
-def test_hmdb51_is_the_official_split(hmdb, split):
+def check_hmdb51(hmdb, split):
+    "The split says what its lists say."
     s = ds.hmdb51(hmdb, split)
     assert (len(s.train), len(s.test)) == (3570, 1530)
     assert set(Counter(labels(s.train)).values()) == {70}
@@ -217,7 +284,13 @@ def test_hmdb51_is_the_official_split(hmdb, split):
     assert s.classes.index('kick') < s.classes.index('kick_ball')
 
 
-def test_hmdb51_facts_that_the_notebook_states(hmdb):
+@pytest.mark.parametrize('split', [1, 2, 3])
+def test_hmdb51_is_what_the_lists_say(hmdb, split): check_hmdb51(hmdb, split)
+
+
+def test_hmdb51_official_lists_and_what_the_notebook_says_of_them(tmp_path):
+    hmdb = fill_hmdb(official(tmp_path, 'hmdb51', 'testTrainMulti_7030_splits'))
+    for split in (1, 2, 3): check_hmdb51(hmdb, split)
     s = [ds.hmdb51(hmdb, k) for k in (1, 2, 3)]
     names = [p.name for c in s[0].classes for p in (hmdb / c).iterdir()]
     assert len(names) == 6766
@@ -255,12 +328,12 @@ def test_hmdb51_archives_not_unpacked(hmdb, tmp_path):
     with pytest.raises(ds.DatasetError, match=packed): ds.hmdb51(tmp_path)
 
 
-# CSV: UT-Interaction, which has no reader of its own
+# CSV: UT-Interaction, as if it had no reader of its own
 
-@needs_videos
 def test_ut_interaction_by_csv(tmp_path):
     names = ('shake', 'hug', 'kick', 'point', 'punch', 'push')
-    videos = sorted((DATA / 'ut_interaction' / 'segmented_set1').glob('*.avi'))
+    fill(tmp_path, *(f'set1/{n}_{1 + n // 6}_{n % 6}.avi' for n in range(60)))
+    videos = sorted((tmp_path/'set1').iterdir())
     with open(tmp_path / 'fold3.csv', 'w', newline='') as f:
         out = csv.writer(f)
         out.writerow(['path', 'label', 'split', 'group'])
@@ -354,9 +427,6 @@ def test_check_without_decord(tmp_path, monkeypatch):
 
 # what the readers refuse, and what they do not mind
 
-# as in classInd.txt
-CLASSES = ['Hammering', 'HammerThrow', 'HandstandPushups', 'JumpingJack', 'JumpRope']
-
 HMDB = {
     'kick': [
         '#1_[HD]_Kick!_kick_f_cm_np1_fr_med_0.avi 1',
@@ -382,19 +452,11 @@ def fill(root, *names):
 
 def make_ucf(root):
     "A hundred empty files and lists in UCF-101's layout: groups 1-7 held out in split 1."
-    numbers, train, test = [], [], []
-    for number, c in enumerate(CLASSES, 1):
-        numbers.append(f'{number} {c}')
-        spelled = c.replace('HandstandP', 'HandStandP')
-        for g in range(1, 11):
-            for k in (1, 2):
-                name = f'{c}/v_{spelled}_g{g:02d}_c{k:02d}.avi'
-                touch(root/'UCF-101', [name])
-                if g <= 7: test.append(name)
-                else: train.append(f'{name} {number}')
-    (root/'lists').mkdir()
-    for file, rows in {'classInd': numbers, 'trainlist01': train, 'testlist01': test}.items():
-        (root/f'lists/{file}.txt').write_bytes('\r\n'.join([*rows, '']).encode())
+    names = []
+    for c in CLASSES:
+        for g in range(1, 11): names += [ucf_name(c, g, 1), ucf_name(c, g, 2)]
+    touch(root/'UCF-101', names)
+    write_ucf_lists(root/'lists', CLASSES, names, 1, range(1, 8))
     return root
 
 
@@ -415,21 +477,21 @@ def as_told(split):
 
 
 def test_fingerprint_of_cut_tiny_empty_and_missing_files(tmp_path):
-    content = np.random.default_rng(0).bytes(5 * ds._PIECE)
+    content = np.random.default_rng(0).bytes(5 * _PIECE)
     whole, short, tiny, empty = (tmp_path/n for n in ('whole', 'short', 'tiny', 'empty'))
     whole.write_bytes(content)
     short.write_bytes(content[:-1])
     tiny.write_bytes(b'x')
     empty.touch()
-    assert ds.fingerprint(whole) != ds.fingerprint(short)
-    assert ds.fingerprint(tiny)
-    for nothing in (empty, tmp_path/'none', tmp_path): assert ds.fingerprint(nothing) is None
+    assert fingerprint(whole) != fingerprint(short)
+    assert fingerprint(tiny)
+    for nothing in (empty, tmp_path/'none', tmp_path): assert fingerprint(nothing) is None
 
 
 def test_fingerprint_tells_sizes_apart(tmp_path):
     "Pieces that are all alike."
-    for n in (5, 6): (tmp_path/f'{n}.avi').write_bytes(bytes(n * ds._PIECE))
-    assert ds.fingerprint(tmp_path/'5.avi') != ds.fingerprint(tmp_path/'6.avi')
+    for n in (5, 6): (tmp_path/f'{n}.avi').write_bytes(bytes(n * _PIECE))
+    assert fingerprint(tmp_path/'5.avi') != fingerprint(tmp_path/'6.avi')
 
 
 def test_ucf101_another_split(tmp_path):
@@ -519,7 +581,7 @@ def held_out(n, fraction, groups_of=None):
     "How many of `n` videos of one class are held out."
     groups = [f'g{i // groups_of}' if groups_of else None for i in range(n)]
     videos = [ds.Video(Path(f'{i}.avi'), 0, g) for i, g in enumerate(groups)]
-    _, test = ds._hold_out(videos, [str(i) for i in range(n)], fraction, 0)
+    _, test = ds.hold_out(videos, fraction, names=[str(i) for i in range(n)])
     return len(test)
 
 
@@ -773,6 +835,7 @@ def test_load_all_of_ucf101(tmp_path):
 
 def test_a_name_that_is_not_utf8(tmp_path, monkeypatch):
     "As a file system gives the bytes caf\\xe9.avi."
-    monkeypatch.setattr(ds, '_list_dir', lambda folder: ([], ['caf\udce9.avi']))
+    for module in (layouts, folders):
+        monkeypatch.setattr(module, 'list_dir', lambda folder: ([], ['caf\udce9.avi']))
     for reader in (ds.from_folder, ds.find_videos):
         refuses(r"caf\udce9.avi': the name is not UTF-8. Rename it", reader, tmp_path)
