@@ -111,7 +111,7 @@ def reproduce_command(
         say(f'\nTable {number}\n{rows.to_string()}')
 
 # %% ../nbs/practice/75_cli_reproduce.ipynb #7a6118ec
-BENCH_MODULES = {                                           # in which module
+BENCH_MODULES = {    # where each is
     'reading': 'bench',
     'loading': 'bench',
     'lrn': 'throughput',
