@@ -587,6 +587,8 @@ def test_many_videos_and_once_more(shell):
     assert 'broken.avi: ' in err and err.count('\n') == 1
     first = results(shell, 'repaired.jsonl')
     assert list(first) == ['many/0.avi', 'many/1.avi', 'many/broken.avi']
+    alone = json.loads(shell.does(f'fstcn predict many/1.avi {NET} --clips 1 --json'))
+    assert first['many/1.avi']['labels'] == alone['labels']
 
     again = out.replace('2 videos recognized, 0 were', '0 videos recognized, 2 were')
     assert shell(line) == (1, again, err)
@@ -630,6 +632,7 @@ def test_a_file_that_breaks_off(shell):
     inbox = shell.folder/'inbox'
     inbox.mkdir()
     shutil.copy(shell.folder/FILM, inbox/'ok.avi')
+    (inbox/'cover.jpg').write_bytes(b'beside a video, a picture is none')
     many = f'fstcn predict inbox {NET} --clips 1 -o inbox.jsonl'
     assert shell.does(many).startswith('1 videos recognized')
     frames = read_frames(shell.folder/FILM, range(40))
