@@ -5,7 +5,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fstcn.cli_options import app
+from fstcn.cli import app
 from fstcn.inference import Recognizer
 from fstcn.checkpoint import load_checkpoint, save_checkpoint
 from fstcn.plan import BUILDERS
