@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .files import atomic
 from .model import NETWORKS
+from .files import atomic
 
 # %% ../nbs/practice/41_checkpoint.ipynb #186621ba
 FORMAT = 2  # version of the file format; 1 did not say which network it holds
