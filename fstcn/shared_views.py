@@ -221,7 +221,7 @@ def view_probabilities(
     model:nn.Module, # FstCN, or one with config, prepare and forward
     pairs:Tensor, # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3)
     batch_size:int=12, # views that pass a network other than FstCN at once
-    views:Sequence[int]|None=None, # numbers of views, (4,) is the centre; None: all 18
+    views:Sequence[int]|None=None, # numbers of the views, (4,) is the centre; None: all 18
 ) -> Tensor: # (m,k,n) on the CPU, float32 or double; in crop_views' order
     """Class probabilities of every view of every clip pair, Sec. 2.4 and Fig. 3.
 
