@@ -7,7 +7,7 @@ __all__ = ['accuracies', 'confusion_counts', 'Scores', 'score_videos', 'watched_
            'compare_fusions']
 
 # %% ../nbs/practice/45_scores.ipynb #63e07aa9
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,16 +16,17 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from .files import atomic
 from .fusion import FUSIONS
+from .files import atomic
 from .decoding import VideoError
 from .splits import DatasetError, Video, VideoSplit, leaked_videos, name_some
 from .datasets import load_all, load_split
 from .loading import Reader, ReaderHung, ReaderKilled, TestClips, watched_items
 from .shared_views import view_probabilities
-from .inference import Recognizer, _bar, _fused
+from .inference import Recognizer, fuse_scores
 
 # %% ../nbs/practice/45_scores.ipynb #c3b579d0
 if TYPE_CHECKING:
@@ -83,33 +84,31 @@ class Scores:
 
     @classmethod
     def load(cls,
-        path:str|Path, # file written by `save`
+        path:str|Path, # file written by save
     ) -> 'Scores': # what was saved
         "Read an archive back. Raises `ValueError` for another kind of file."
         return cls(**_read_scores(path))
 
     def fused(self,
-        fusion:str='sci', # one of `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # a name in FUSIONS
     ) -> Tensor: # fused scores (videos,n)
-        """One score vector per video; the random clips of 'single' are drawn with a fixed seed.
-
-        Raises `ValueError` for another fusion."""
-        return _fused(fusion, self.probs)
+        "One score vector per video, see `fuse_scores`. Raises `ValueError` for another fusion."
+        return fuse_scores(self.probs, fusion)
 
     def predictions(self,
-        fusion:str='sci', # one of `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # a name in FUSIONS
     ) -> Tensor: # predicted class ids (videos,)
         "The class with the largest fused score."
         return self.fused(fusion).argmax(-1)
 
     def accuracy(self,
-        fusion:str='sci', # one of `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # a name in FUSIONS
     ) -> float: # share of videos recognized, in [0,1]
         "Video-level accuracy, the measure of Tables 1-3."
         return accuracies(self.fused(fusion), self.labels)['accuracy']
 
     def confusion(self,
-        fusion:str='sci', # one of `fstcn.fusion.FUSIONS`
+        fusion:str='sci', # a name in FUSIONS
     ) -> Tensor: # counts (n,n): true class by predicted class
         "Confusion matrix."
         return confusion_counts(self.predictions(fusion), self.labels, len(self.classes))
@@ -142,7 +141,8 @@ def score_videos(
     if not len(videos): raise ValueError('there are no videos to score')
     probs, starts = [], []
     items = watched_clips(plan, workers, timeout, lambda n: videos[n].path)
-    for item in _bar(items, 'scoring', len(plan), 'video', progress):
+    hidden = None if progress else True
+    for item in tqdm(items, 'scoring', len(plan), unit='video', leave=False, disable=hidden):
         probs.append(view_probabilities(recognizer.model, item['pairs']))
         starts.append(torch.as_tensor(item['starts']))
     labels = torch.tensor([video.label for video in videos])
@@ -150,10 +150,13 @@ def score_videos(
     return Scores(torch.stack(probs), labels, names, recognizer.classes, torch.stack(starts))
 
 # %% ../nbs/practice/45_scores.ipynb #b1e9d9b6
-def watched_clips(dataset, workers, timeout, path):
-    """Items of a data set from worker processes.
-
-    A `VideoError` is raised, and made of a worker that hangs or dies at item n, of `path(n)`."""
+def watched_clips(
+    dataset:Dataset, # clip pairs; an item is a VideoError where they cannot be read
+    workers:int, # processes that read ahead
+    timeout:float, # seconds to wait for an item from a worker process
+    path:Callable[[int],str|Path], # the video of item n
+) -> Iterator: # the items
+    "Items of a data set. Raises `VideoError`, also for a worker process that hangs or dies."
     limit = timeout if workers else 0
     loader = DataLoader(dataset, batch_size=None, num_workers=workers, timeout=limit)
     n = 0
