@@ -16,7 +16,7 @@ NBS = sorted(
     (p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts),
     key=lambda p: p.name
 )
-PAGES = {'index', '08_results', '09_readings'}    # they export nothing
+PAGES = {'index', 'notebooks', '08_results', '09_readings', '39_own_videos'}    # they export nothing
 CHAPTERS = [nb for nb in NBS if nb.stem not in PAGES]
 
 
