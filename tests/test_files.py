@@ -1,0 +1,81 @@
+"""What killed processes leave beside a file, and who removes it."""
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fstcn.files import PART, atomic, remove_parts
+
+pytestmark = pytest.mark.faults
+
+WAITS = '''
+import sys, time
+from fstcn.files import atomic
+with atomic(sys.argv[1]) as part:
+    part.write_text('half')
+    print('begun', flush=True)
+    time.sleep(60)
+'''
+WRITES = '''
+import sys
+from fstcn.files import atomic
+with atomic(sys.argv[1]) as part: part.write_text('whole')
+'''
+
+
+def begin(file):
+    "A process in the middle of a file."
+    run = subprocess.Popen([sys.executable, '-c', WAITS, file], stdout=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == 'begun\n'
+    return run
+
+
+def kill(run):
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+
+
+def parts(folder): return list(folder.glob(f'{PART}*'))
+
+
+def test_the_next_run_removes_what_a_killed_one_left_and_nothing_of_a_living_one(tmp_path):
+    kill(begin(tmp_path/'dead'))
+    alive = begin(tmp_path/'alive')
+    try:
+        subprocess.run([sys.executable, '-c', WRITES, tmp_path/'new'], check=True)
+        left, = parts(tmp_path)
+        assert (left/'alive').read_text() == 'half'
+        remove_parts(tmp_path)
+        assert parts(tmp_path) == [left]
+    finally:
+        kill(alive)
+    remove_parts(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['new']
+
+
+def test_killed_before_the_lock_or_left_by_an_earlier_version(tmp_path):
+    for name in ('empty', 'old'): (tmp_path/f'{PART}{name}').mkdir()
+    (tmp_path/f'{PART}old'/'video.avi').touch()
+    remove_parts(tmp_path)
+    assert parts(tmp_path) == []
+
+
+def test_writing_while_another_removes(tmp_path):
+    "Two processes that remove all the time, between every two lines of a writer."
+    removes = ('import sys\nfrom fstcn.files import remove_parts\nprint(flush=True)\n'
+               'while True: remove_parts(sys.argv[1])')
+    others = []
+    for _ in range(2):
+        others.append(subprocess.Popen(
+            [sys.executable, '-c', removes, tmp_path], stdout=subprocess.PIPE))
+    try:
+        for other in others: other.stdout.readline()
+        end, n = time.monotonic() + 2, 0
+        while time.monotonic() < end:
+            with atomic(tmp_path/'file', sync=False) as part: part.write_text(str(n))
+            assert (tmp_path/'file').read_text() == str(n)
+            n += 1
+    finally:
+        for other in others: kill(other)
