@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .files import atomic
 from .model import NETWORKS
+from .files import atomic
 
 # %% ../nbs/practice/41_checkpoint.ipynb #186621ba
 FORMAT = 2  # version of the file format; 1 did not say which network it holds
@@ -36,8 +36,7 @@ def write_tensors(
 ) -> Path: # the file
     """Write tensors and a JSON head into one safetensors file, atomically.
 
-    The file is the old one or the new one. Raises `OSError`, as for a full disk.
-    """
+    The file is the old one or the new one. Raises `OSError`, as for a full disk."""
     path = Path(path)
     kept = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     text = json.dumps({'format': FORMAT, **head})
@@ -56,8 +55,7 @@ def read_tensors(
 ) -> tuple[dict[str,Tensor],dict]: # the tensors on the CPU, and the head
     """Read such a file; nothing in it is executed.
 
-    Raises `CheckpointError`: missing, damaged, too new, or foreign (`ForeignFileError`).
-    """
+    Raises `CheckpointError`: missing, damaged, too new, or foreign (`ForeignFileError`)."""
     if not Path(path).is_file(): raise CheckpointError(f'{path}: no such file')
     try:
         head, tensors = _read_file(path)
@@ -105,8 +103,7 @@ def save_checkpoint(
 ) -> Path: # the file
     """Write a network's name, weights, configuration and class names into one file, atomically.
 
-    Raises `ValueError` if the number of names is wrong, or the network is not registered.
-    """
+    Raises `ValueError` if the number of names is wrong, or the network is not registered."""
     name, config = type(model).__name__, model.config
     if name not in NETWORKS:
         raise ValueError(f'{name} could not be loaded back: put @register_network above its class')
@@ -122,8 +119,7 @@ def load_checkpoint(
 ) -> tuple[nn.Module,tuple[str,...],dict]: # the network, class names, and what else was kept
     """Read a network back: in evaluation mode, on the CPU, with its `trained_on`.
 
-    Raises `CheckpointError`, see `read_tensors`.
-    """
+    Raises `CheckpointError`, see `read_tensors`."""
     weights, head = read_tensors(path)
     try:
         model = _empty_network(head)

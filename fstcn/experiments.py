@@ -29,7 +29,7 @@ from .checkpoint import TrainedOn, read_tensors
 from .model import FstCN, FstCNConfig
 from .records import environment, write_lines
 from .loading import Reader, VideoReader
-from .learning import TrainConfig
+from .runs import TrainConfig
 from .initialization import initialize
 from .training import train
 from .decoding import VideoError

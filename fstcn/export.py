@@ -21,22 +21,22 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 import fstcn
+from .model import FstCN, FstCNConfig
 from .files import atomic
 from .inference import Recognizer
-from .model import FstCN, FstCNConfig
 
 # %% ../nbs/practice/48_export.ipynb #4079f2f9
 class ClipPairNetwork(nn.Module):
-    """Preprocessing, network and softmax in one, for export: the middle frame for the spatial path,
-    as in testing. Raises `ValueError` in training mode."""
+    """Preprocessing, network and softmax in one, for export.
+
+    The middle frame for the spatial path, as in testing. Raises `ValueError` in training mode."""
     def __init__(self,
         model:FstCN, # network in evaluation mode
     ):
         super().__init__()
         if model.training:
-            raise ValueError(
-                'the network is in training mode, where dropout is active: call model.eval()'
-            )
+            raise ValueError('the network is in training mode, where dropout is active: '
+                             'call model.eval()')
         self.model = model
         self.eval()
 
@@ -71,15 +71,13 @@ def export_program(
 ) -> ExportedProgram: # uint8 (b,2,t,s,s,3) to probabilities (b,n), for any b
     "The network as a graph without Python, by `torch.export`."
     c, device = model.config, next(model.parameters()).device
-    example = torch.zeros(
-        2, 2, c.n_frames, c.crop_size, c.crop_size, 3, dtype=torch.uint8, device=device
-    )
+    shape = 2, 2, c.n_frames, c.crop_size, c.crop_size, 3
+    example = torch.zeros(shape, dtype=torch.uint8, device=device)
     # a recognizer's weights are channels-last, which .pt2 does not keep
     plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    any_batch = ({0: Dim('batch')},)
     with torch.no_grad():
-        return torch.export.export(
-            ClipPairNetwork(plain), (example,), dynamic_shapes=({0: Dim('batch')},)
-        )
+        return torch.export.export(ClipPairNetwork(plain), (example,), dynamic_shapes=any_batch)
 
 # %% ../nbs/practice/48_export.ipynb #53d64f04
 def _write_onnx(program, facts, path):
@@ -88,9 +86,8 @@ def _write_onnx(program, facts, path):
         needed = ' and '.join(missing)
         raise ValueError(
             f"writing ONNX needs {needed}, not installed here: pip install 'fstcn[onnx]'")
-    onnx = torch.onnx.export(
-        program, dynamo=True, input_names=['pairs'], output_names=['probabilities'], verbose=False
-    )
+    names = {'input_names': ['pairs'], 'output_names': ['probabilities']}
+    onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     onnx.model.metadata_props['fstcn'] = json.dumps(facts)
     # one file; ONNX allows 2 GB, the paper's network has 1.1
     onnx.save(path, external_data=False)
@@ -104,13 +101,13 @@ def export_model(
     recognizer:Recognizer, # the network with its class names
     path:str|Path, # file to write; its extension chooses the format, '.onnx' or '.pt2'
 ) -> Path: # the file
-    """Write the recognizer's network for other runtimes, whole or not at all. Raises `ValueError`
-    for another extension, or if packages for ONNX are missing."""
+    """Write the recognizer's network for other runtimes, whole or not at all.
+
+    Raises `ValueError` for another extension, or if packages for ONNX are missing."""
     path = Path(path)
     if path.suffix not in EXPORTS:
-        raise ValueError(
-            f'{path}: the extension chooses the format, and must be one of {", ".join(EXPORTS)}'
-        )
+        ways = ', '.join(EXPORTS)
+        raise ValueError(f'{path}: the extension chooses the format, and must be one of {ways}')
     with atomic(path) as part:
         EXPORTS[path.suffix](export_program(recognizer.model), _facts(recognizer), part)
     return path
@@ -121,13 +118,12 @@ def network_flops(
     inputs:Sequence[Tensor], # what its forward takes
     backward:bool=False, # count the backward pass, too
 ) -> dict[str,int]: # FLOPs by name of the module, '' the whole network
-    """Work of matrix products and convolutions, in which a multiplication and an addition are two;
-    only shapes are computed."""
-    state, training = (*net.named_parameters(), *net.named_buffers()), net.training
-    shapes = {
-        name: torch.empty_like(x, device='meta').requires_grad_(x.requires_grad)
-        for name, x in state
-    }
+    """Work of matrix products and convolutions; only shapes are computed.
+
+    A multiplication and an addition are two."""
+    shapes, training = {}, net.training
+    for name, x in (*net.named_parameters(), *net.named_buffers()):
+        shapes[name] = torch.empty_like(x, device='meta').requires_grad_(x.requires_grad)
     net.eval()
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
         out = functional_call(net, shapes, tuple(x.to('meta') for x in inputs))
@@ -151,9 +147,8 @@ def layer_table(
             rows.append({'layer': name, 'output': tuple(out.shape), 'parameters': n_parameters})
         return hook
     with torch.device('meta'): net = network(config)
-    pixels = torch.zeros(
-        1, 2, config.n_frames, config.crop_size, config.crop_size, 3, dtype=torch.uint8
-    )
+    shape = 1, 2, config.n_frames, config.crop_size, config.crop_size, 3
+    pixels = torch.zeros(shape, dtype=torch.uint8)
     inputs = net.prepare(pixels, torch.tensor([0]))
     for name, m in net.named_modules():
         if not list(m.children()) and not isinstance(m, nn.Dropout):

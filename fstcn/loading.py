@@ -20,18 +20,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from .splits import Video
 from .sampling import N_CLIPS, ClipSpec, cut_window, draw_window
-from .decoding import VideoError, probe_video
+from .decoding import VideoError, VideoInfo, probe_video
 from .video import BACKENDS, each_frame, read_frames
 from .guard import Guard
+from .splits import Video
 
 # %% ../nbs/data/29_loading.ipynb #2517c4ee
 class Reader(Protocol):
-    """What reads a video for a data set: `VideoReader`, or `fstcn.video.FrameCache`.
+    """What reads a video for a data set: `VideoReader`, or `fstcn.cache.FrameCache`.
 
-    It may also have `each_frame`, as they do, which spares training a copy.
-    """
+    It may also have `each_frame`, as they do, which spares training a copy."""
     def n_frames(self,
         path:Path, # the video file
     ) -> int: # decodable frames
@@ -47,8 +46,7 @@ class VideoReader:
     """Reads frames from the video file each time.
 
     Opens nothing before it is asked, so it may cross to worker processes.
-    Raises `ValueError` for an unknown backend.
-    """
+    Raises `ValueError` for an unknown backend."""
     short_side:int|None = None # shorter side of the frames, pixels; None keeps the file's
     backend:str = 'auto' # see read_frames
     guard:Guard|None = None # child processes to decode in, under a time limit: for unknown files
@@ -59,11 +57,17 @@ class VideoReader:
 
     def _call(self, fn, *args): return fn(*args) if self.guard is None else self.guard(fn, *args)
 
+    def probe(self,
+        path:Path, # the video file
+    ) -> VideoInfo: # frames, their rate, where the file breaks off
+        "What the file holds. Raises `VideoError`."
+        return self._call(probe_video, path)
+
     def n_frames(self,
         path:Path, # the video file
     ) -> int: # decodable frames
         "Number of frames that can be decoded. Raises `VideoError`."
-        return self._call(probe_video, path).n_frames
+        return self.probe(path).n_frames
 
     def read_frames(self,
         path:Path, # the video file
@@ -75,7 +79,7 @@ class VideoReader:
     def each_frame(self,
         path:Path, # the video file
         indices:Sequence[int], # frame numbers, any order
-    ) -> Iterator[tuple[list[int],np.ndarray]]: # places in `indices`, their picture (h,w,3) uint8
+    ) -> Iterator[tuple[list[int],np.ndarray]]: # places among the indices, picture uint8 (h,w,3)
         "The frames asked for as they are decoded; under a guard, at the end. Raises `VideoError`."
         if self.guard is not None: return _in_order(self.read_frames(path, indices))
         return each_frame(path, indices, self.short_side, self.backend)
@@ -93,8 +97,7 @@ def _pictures(reader, path, indices):
 def _room(shape):
     """Bytes for a batch: in a worker process, in the shared memory it is handed over in.
 
-    Elsewhere in NumPy's, which asks the system for large pages.
-    """
+    Elsewhere in NumPy's, which asks the system for large pages."""
     if get_worker_info() is None: return torch.from_numpy(np.empty(shape, np.uint8))
     shared = torch.UntypedStorage._new_shared(math.prod(shape))      # as `default_collate` does
     return torch.empty(0, dtype=torch.uint8).set_(shared, 0, shape)
@@ -104,8 +107,7 @@ class ClipPairDataset(Dataset):
     """One random clip pair of each video, Sec. 2.2.
 
     Items are determined by (seed, epoch, index) alone.
-    An unreadable video gives its `VideoError` as the item.
-    """
+    An unreadable video gives its `VideoError` as the item."""
     def __init__(self,
         videos:Sequence[Video], # the videos to sample from
         crop_size:int, # height and width of the crop, pixels
@@ -125,8 +127,8 @@ class ClipPairDataset(Dataset):
         return self.__getitems__([item])[0]
 
     def __getitems__(self,
-        items:Sequence[int|tuple[int,int]], # of a batch, as a `DataLoader` asks for them
-    ) -> list[dict|VideoError]: # what `self[item]` is for each; pairs lie side by side in memory
+        items:Sequence[int|tuple[int,int]], # of a batch, as a DataLoader asks for them
+    ) -> list[dict|VideoError]: # a sample for each; pairs lie side by side in memory
         "Make the samples of a batch, each in the place where the batch will have it."
         pairs = _room((len(items), 2, self.clip.n_frames, self.crop_size, self.crop_size, 3))
         pixels = pairs.flatten(1, 2).numpy()
@@ -221,11 +223,10 @@ def clip_pair_chunks(
     n_video:int, # frames of the video
     reader:Reader=VideoReader(), # what reads frames # noqa: B008 (frozen)
     size:int=32, # clip pairs that are in memory at once
-) -> Iterator[Tensor]: # uint8 (m,2,t,h,w,3), m at most `size`, in the order of `starts`
+) -> Iterator[Tensor]: # uint8 (m,2,t,h,w,3), m at most size, in the order of starts
     """Clip pairs of a video, a few at a time, each distinct frame of those decoded once.
 
-    Raises `VideoError`.
-    """
+    Raises `VideoError`."""
     for i in range(0, len(starts), size):
         some = starts[i:i+size]
         wanted = np.stack([clip.frames(s, n_video) for s in some])      # (m,2,t)
@@ -249,8 +250,7 @@ def read_clip_pairs(
 class TestClips(Dataset):
     """All clip pairs of each test video, whole frames, every video exactly once.
 
-    An unreadable video gives its `VideoError` as the item.
-    """
+    An unreadable video gives its `VideoError` as the item."""
     __test__ = False  # the name starts with 'Test', which test runners would collect
     def __init__(self,
         videos:Sequence[Video], # the test videos

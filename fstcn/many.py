@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from .files import atomic
 from .decoding import VideoError
 from .guard import Guard
-from .inference import Recognizer, _bar, _on_disk, _predict, _read_clips
+from .inference import Recognizer
 
 # %% ../nbs/practice/46_many.ipynb #5b7d4252
 def _network(recognizer, top_k):
@@ -125,12 +126,10 @@ class _Lines:
 
 # %% ../nbs/practice/46_many.ipynb #a4c22f80
 def _read_whole(recognizer, guard, video):
-    "Size of a file, first frames of its clip pairs, the warning, and all clip pairs."
+    "Size of a file, and its clip pairs, all of them read."
     size = _bytes(video)                                    # first: a file may still grow
-    reader = _on_disk(replace(recognizer.reader, guard=guard), video)
-    clip, n_clips = recognizer.model.config.clip, recognizer.n_clips
-    starts, warning, chunks = _read_clips(reader, video, clip, n_clips)
-    return size, starts, warning, list(chunks)
+    clips = recognizer.read(video, guard)
+    return size, replace(clips, chunks=list(clips.chunks))
 
 def _read_ahead(read, videos, workers):
     "Each video and the future of what `read` makes of it; threads are a few videos ahead."
@@ -164,14 +163,15 @@ def predict_many(
     with _Lines(out, network, videos) as lines, Guard(timeout, workers) as guard:
         todo = [video for video in videos if video not in lines.done]
         read = partial(_read_whole, recognizer, guard)
+        hidden = None if progress else True
+        bar = {'total': len(todo), 'unit': 'video', 'leave': False, 'disable': hidden}
         with closing(_read_ahead(read, todo, workers)) as ahead:
-            for video, future in _bar(ahead, 'recognizing', len(todo), 'video', progress):
-                try: size, starts, warning, chunks = future.result()
+            for video, future in tqdm(ahead, 'recognizing', **bar):
+                try: size, clips = future.result()
                 except VideoError as e:
                     error = e.reason if str(e.path) == video else str(e)
                     lines.add(video, Outcome(error))
                     continue
-                chunks = iter(chunks)
-                got = _predict(recognizer, starts, warning, chunks, top_k, return_views=False)
-                lines.add(video, Outcome('', warning), size, got.labels, got.probs)
+                got = recognizer.recognize(clips, top_k, return_views=False)
+                lines.add(video, Outcome('', got.warning), size, got.labels, got.probs)
         return lines.done

@@ -6,7 +6,7 @@
 __all__ = ['view_positions', 'plain_loop', 'score_chunks', 'view_probabilities']
 
 # %% ../nbs/speed/31_shared_views.ipynb #6c6201c3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ def _positions(height, width, size, views):
 
 @torch.inference_mode()
 def plain_loop(
-    model:nn.Module, # network in evaluation mode, with `config`, `prepare` and `forward`
+    model:nn.Module, # network in evaluation mode, with config, prepare and forward
     pairs:Tensor, # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3)
     views:Sequence[int]|None=None, # numbers of the views wanted; None: all 18
     batch_size:int=12, # views that pass the network at once
@@ -198,8 +198,13 @@ def _scorer(model, height, width, batch_size, views):
     return partial(plain_loop, model, views=views, batch_size=batch_size)
 
 @torch.inference_mode()
-def score_chunks(model, chunks, batch_size=12, views=None):
-    "Probabilities (m,k,n) on the CPU of one chunk of clip pairs after another."
+def score_chunks(
+    model:nn.Module, # see view_probabilities
+    chunks:Iterable[Tensor], # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3)
+    batch_size:int=12, # views that pass a network other than FstCN at once
+    views:Sequence[int]|None=None, # numbers of the views wanted; None: all 18
+) -> Iterator[Tensor]: # probabilities (m,k,n) on the CPU, of at most 8 clip pairs each
+    "Class probabilities of every view, a few clip pairs at a time. Raises `ValueError`."
     if model.training:
         raise ValueError('the network is in training mode, where dropout is active: '
                          'call model.eval()')
@@ -213,10 +218,10 @@ def score_chunks(model, chunks, batch_size=12, views=None):
 
 # %% ../nbs/speed/31_shared_views.ipynb #4d05be2f
 def view_probabilities(
-    model:nn.Module, # FstCN, or one with `config`, `prepare` and `forward`
+    model:nn.Module, # FstCN, or one with config, prepare and forward
     pairs:Tensor, # whole-frame clip pairs of a video, uint8 (m,2,t,h,w,3)
-    batch_size:int=12, # clips that pass a network other than FstCN at once
-    views:Sequence[int]|None=None, # numbers of views, (4,) is the centre; None: all 18
+    batch_size:int=12, # views that pass a network other than FstCN at once
+    views:Sequence[int]|None=None, # numbers of the views, (4,) is the centre; None: all 18
 ) -> Tensor: # (m,k,n) on the CPU, float32 or double; in crop_views' order
     """Class probabilities of every view of every clip pair, Sec. 2.4 and Fig. 3.
 

@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
+from tqdm import tqdm
 
-from .files import atomic
 from .fusion import fuse_sci
+from .files import atomic
 from .decoding import VideoError, FrameClock, decode_forward, open_video, to_rgb
 from .video import resize_frame
-from .frame_folders import _read_image, frame_files
+from .frame_folders import FrameArray, frame_files, read_image
 from .shared_views import score_chunks
-from .inference import Recognizer, _Frames, _bar
+from .inference import Recognizer
 from .scores import watched_clips
 
 # %% ../nbs/practice/47_timeline.ipynb #c7558655
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../nbs/practice/47_timeline.ipynb #d10b77a4
-def _pictures(video, damage):
-    """Time (seconds; None but in files) and maker of the pictures (h,w,3) of a file, a folder
-    or an array; why a file ended early is appended to `damage`."""
+def _timed_pictures(video, damage):
+    """Time (seconds; None but in files) and maker of each picture (h,w,3).
+
+    Of a file, a folder or an array; why a file ended early is appended to `damage`."""
     if not isinstance(video, str | Path):
         for frame in video: yield None, partial(np.asarray, frame)
     elif Path(video).is_dir():
-        for file in frame_files(video): yield None, partial(_read_image, file)
+        for file in frame_files(video): yield None, partial(read_image, file)
     else:
         for frame in decode_forward(Path(video), damage): yield frame.time, partial(to_rgb, frame)
 
@@ -79,8 +81,9 @@ class _Window:
         self.held = {i: frame for i, frame in self.held.items() if i >= first}
 
 class _ClipStream(IterableDataset):
-    """Clip pairs every so many seconds, a few at a time, as a video is read from front to back;
-    at the end when they were, and how long it is."""
+    """Clip pairs every so many seconds, a few at a time, as a video is read from front to back.
+
+    At the end when they were, and how long it is."""
     def __init__(self, video, short_side, clip, every, fps, size=4):
         self.video, self.short_side, self.clip = video, short_side, clip
         self.every, self.fps, self.size = every, fps, size
@@ -93,7 +96,7 @@ class _ClipStream(IterableDataset):
         window = _Window(self.video, self.clip, self.short_side)
         starts, pairs, damage = [], [], []
         n = last = 0
-        for n, (time, picture) in enumerate(_pictures(self.video, damage), 1):
+        for n, (time, picture) in enumerate(_timed_pictures(self.video, damage), 1):
             clock.add(None if self.fps else time)
             if n == 1 or clock.passed(last, self.every):
                 last = n - 1
@@ -215,7 +218,7 @@ def timeline(
         raise ValueError('every and fps must be positive, window not negative, and all of them '
                          f'finite; got {every}, {fps} and {window}')
     config, on_disk = recognizer.model.config, isinstance(video, str | Path)
-    source = video if on_disk else _Frames(video, None).frames.numpy()
+    source = video if on_disk else FrameArray(video).frames.numpy()
     stream = _ClipStream(source, config.short_side, config.clip, every, fps)
     end = {}
     def chunks():
@@ -224,7 +227,8 @@ def timeline(
             else: end.update(item)
 
     scored = score_chunks(recognizer.model, chunks(), views=views)
-    scored = _bar(scored, 'recognizing', None, '4 clip pairs', progress)
+    hidden = None if progress else True
+    scored = tqdm(scored, 'recognizing', unit='4 clip pairs', leave=False, disable=hidden)
     # Eq. 6; the maximum of Eq. 7 is over one
     probs = torch.cat([fuse_sci(p[:, None]) for p in scored])
     probs = probs/probs.sum(-1, keepdim=True)

@@ -96,16 +96,16 @@ def _read_vggm(path, safetensors):
     return pairs, VGGM_MEAN, True
 
 # %% ../nbs/practice/42_weight_formats.ipynb #ca7b6a17
-_LRN, _POOL = 'lrn 5 2 0.0001 0.75', 'pool max 3 stride 2'
+_NORM, _POOL = 'lrn 5 2 0.0001 0.75', 'pool max 3 stride 2'
 _CONV, _FULL = 'conv stride 1 pad 1', 'conv stride 1 pad 0'
 _PLAN = (  # CNN-M-2048 as MatConvNet would describe it
-    'conv stride 2 pad 0', 'relu', _LRN, _POOL,
-    'conv stride 2 pad 1', 'relu', _LRN, _POOL,
+    'conv stride 2 pad 0', 'relu', _NORM, _POOL,
+    'conv stride 2 pad 1', 'relu', _NORM, _POOL,
     _CONV, 'relu', _CONV, 'relu', _CONV, 'relu', _POOL,
     _FULL, 'relu', _FULL, 'relu', _FULL,
 )
 
-def _numbers(layer, name, default=0):
+def _field(layer, name, default=0):
     "A field of a layer as text: one number if all are the same."
     values = [f'{v:.4g}' for v in np.ravel(getattr(layer, name, default)).tolist()]
     return values[0] if len(set(values)) == 1 else ' '.join(values)
@@ -113,12 +113,12 @@ def _numbers(layer, name, default=0):
 def _describe(layer):
     "What a SimpleNN layer does, in the words of `_PLAN`."
     kind = layer.type.item()
-    if kind in ('normalize', 'lrn'): return f'lrn {_numbers(layer, "param")}'
+    if kind in ('normalize', 'lrn'): return f'lrn {_field(layer, "param")}'
     if kind not in ('conv', 'pool'): return kind
-    stride = _numbers(layer, 'stride', 1)
-    if kind == 'conv': return f'conv stride {stride} pad {_numbers(layer, "pad")}'
+    stride = _field(layer, 'stride', 1)
+    if kind == 'conv': return f'conv stride {stride} pad {_field(layer, "pad")}'
     method = getattr(layer, 'method', np.array('max')).item()
-    return f'pool {method} {_numbers(layer, "pool")} stride {stride}'
+    return f'pool {method} {_field(layer, "pool")} stride {stride}'
 
 # %% ../nbs/practice/42_weight_formats.ipynb #1ba476b2
 def _mean_color(mat):
@@ -158,8 +158,7 @@ def _read_matconvnet(path):
     except NotImplementedError as e:
         raise WeightsError(f'{path}: a MATLAB file of version 7.3; '
                            'in MATLAB, load it and save it again with -v7') from e
-    except (MatReadError, zlib.error, EOFError, OSError, KeyError, AttributeError, IndexError,
-            ValueError, TypeError, OverflowError, MemoryError) as e:
+    except (*_UNREADABLE, MatReadError, zlib.error, OverflowError, MemoryError) as e:
         raise WeightsError(f'{path}: damaged, or no SimpleNN network of MatConvNet ({e!r}); '
                            f'{_GIVE_MAT}') from e
     _check_plan(path, plan)

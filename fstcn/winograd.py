@@ -52,15 +52,17 @@ def _square(rows, like):
     return torch.kron(m, m).to(like)
 
 def _phases(x, s):
-    """Every `s`-th row and column, from each corner of a square of s x s: a view (b,h/s,w/s,s,s,c)
-    of (b,h,w,c)."""
+    """Every `s`-th row and column, from each corner of a square of s x s.
+
+    A view (b,h/s,w/s,s,s,c) of (b,h,w,c)."""
     b, h, w, c = x.shape
     return x.view(b, h//s, s, w//s, s, c).transpose(2, 3)
 
 # %% ../nbs/speed/30_winograd.ipynb #f587ff0a
 class Winograd:
-    """A convolution of 3 x 3 with stride 1, or of 5 x 5 with stride 2, followed by ReLU. Raises
-    `ValueError` for another layer."""
+    """A convolution of 3 x 3 with stride 1, or of 5 x 5 with stride 2, followed by ReLU.
+
+    Raises `ValueError` for another layer."""
     def __init__(self,
         conv:nn.Conv2d, # the layer; later changes of its weights are not seen
         room:int=2**24, # bytes for transformed tiles; as many frames at a time as fit, at least one
@@ -69,23 +71,19 @@ class Winograd:
         if not _fits(conv):
             raise ValueError(
                 'Winograd is for convolutions of 3 x 3 with stride 1 or 5 x 5 with stride 2, '
-                f'with a bias and padding in numbers, got {conv}'
-            )
+                f'with a bias and padding in numbers, got {conv}')
         self.stride, self.padding, self.room = conv.stride[0], conv.padding, room
-        # (3,3,c,o), or (5,5,c,o)
-        w = conv.weight.detach().permute(2, 3, 1, 0)
-        # (3,3,4*c,o)
+        w = conv.weight.detach().permute(2, 3, 1, 0)        # (3,3,c,o), or (5,5,c,o)
         if self.stride == 2:
-            w = _phases(
-                F.pad(w, (0, 0, 0, 0, 0, 1, 0, 1)).permute(3, 0, 1, 2), 2
-            ).flatten(3).permute(1, 2, 3, 0)
+            six = F.pad(w, (0, 0, 0, 0, 0, 1, 0, 1)).permute(3, 0, 1, 2)      # (o,6,6,c)
+            w = _phases(six, 2).flatten(3).permute(1, 2, 3, 0)                # (3,3,4*c,o)
         a, b, g = (_square(m, w) for m in _matrices(points))
         self.weight = (g @ w.flatten(0, 1).flatten(1)).view(36, *w.shape[2:])
         self.bias, self.before, self.after = conv.bias.detach(), b, a
 
     def __call__(self,
         x:Tensor, # maps (b,c,h,w)
-    ) -> Tensor: # maps (b,o,h',w') in channels-last memory, as `conv(x).relu()`
+    ) -> Tensor: # maps (b,o,h',w') in channels-last memory, as the layer and ReLU give
         "The layer's output, rectified."
         x, s = x.permute(0, 2, 3, 1), self.stride
         (h, w), k = x.shape[1:3], 2*s + 1
@@ -101,13 +99,11 @@ class Winograd:
 
     def _few(self, x, out, rows, columns):
         "From padded maps (b,s*(4*rows+2),s*(4*columns+2),c) into `out`, (b,4*rows,4*columns,o)."
-        # (b,rows,columns,6,6,s,s,c)
-        tiles = _phases(x, self.stride).unfold(1, 6, 4).unfold(2, 6, 4).permute(
-            0, 1, 2, 6, 7, 3, 4, 5
-        )
-        tiles = self.before @ tiles.reshape(-1, 36, self.weight.shape[1])         # (tiles,36,s*s*c)
-        products = torch.bmm(tiles.transpose(0, 1), self.weight)                  # (36,tiles,o)
-        tiles = self.after @ products.transpose(0, 1)                             # (tiles,16,o)
+        tiles = _phases(x, self.stride).unfold(1, 6, 4).unfold(2, 6, 4)
+        tiles = tiles.permute(0, 1, 2, 6, 7, 3, 4, 5)         # (b,rows,columns,6,6,s,s,c)
+        tiles = self.before @ tiles.reshape(-1, 36, self.weight.shape[1])     # (tiles,36,s*s*c)
+        products = torch.bmm(tiles.transpose(0, 1), self.weight)              # (36,tiles,o)
+        tiles = self.after @ products.transpose(0, 1)                         # (tiles,16,o)
         tiles = tiles.view(len(x), rows, columns, 4, 4, -1).permute(0, 1, 3, 2, 4, 5)
         torch.add(tiles, self.bias, out=out.view(len(x), rows, 4, columns, 4, -1))
         out.relu_()
@@ -116,12 +112,11 @@ class Winograd:
 def relu_conv(
     conv:nn.Conv2d, # the layer
 ) -> Callable[[Tensor],Tensor]: # maps (b,c,h,w) -> maps (b,o,h',w'), for inference
-    """`conv(x).relu()` the fastest way: by `Winograd` on a CPU where it fits and there are many
-    channels, else as it is."""
+    """`conv(x).relu()` the fastest way.
+
+    By `Winograd` on a CPU where it fits and there are many channels, else as it is."""
     like = conv.weight
+    on_cpu = like.device.type == 'cpu' and like.dtype in (torch.float, torch.double)
     many = conv.in_channels*conv.stride[0]**2 >= 192 and conv.out_channels >= 96
-    if like.device.type == 'cpu' and like.dtype in (
-        torch.float, torch.double
-    ) and many and _fits(conv):
-        return Winograd(conv)
+    if on_cpu and many and _fits(conv): return Winograd(conv)
     return lambda x: conv(x).relu_()

@@ -1,4 +1,4 @@
-"The benchmarks as a whole: each rival in a process of its own, which is slow. `pytest -m slow` runs them."
+"The benchmarks as a whole, each rival in a process of its own; `pytest -m slow` runs them."
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -28,8 +28,9 @@ def test_steps_of_every_rival():
 
 
 def test_whole_videos_in_every_way():
-    tiny = FstCNConfig.small(3, crop_size=76, short_side=80, scl_channels=(8, 8, 8, 8), spatial_channels=8, temporal_channels=8,
-                             permuted_channels=8, fc_sizes=(16, 16), fusion_size=16)
+    tiny = FstCNConfig.small(
+        3, crop_size=76, short_side=80, scl_channels=(8, 8, 8, 8), spatial_channels=8,
+        temporal_channels=8, permuted_channels=8, fc_sizes=(16, 16), fusion_size=16)
     record = bench_video(tiny, 2, 40, (80, 96), device='cpu')
     results = record['results']
     assert max(results[way]['largest difference'] for way in ('naive loop', 'exact')) < 1e-5

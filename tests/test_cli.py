@@ -1,32 +1,38 @@
-"The command line: what it refuses, what it leaves untouched, and its notebook's stored output."
-import contextlib
-import io
+"The command line: what it answers, what it refuses, what it leaves untouched."
 import json
-import os
-import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import patch
 
+import av
 import cv2
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
 import typer
 
+import fstcn
 from fstcn.checkpoint import TrainedOn, load_checkpoint, save_checkpoint
-from fstcn.cli_options import app, main
-from fstcn.cli_predict import _videos_in
-from fstcn.splits import DatasetError, checksum
-from fstcn.datasets import load_split
+from fstcn.cli import app
+from fstcn.cli_options import call_command
+from fstcn.cli_reproduce import BENCH_MODULES
+from fstcn.datasets import load_all, load_split
+from fstcn.frame_folders import videos_in
 from fstcn.fusion import FUSIONS, Fusion
-from fstcn.records import RECORDS, read_lines, write_record
-from fstcn.plan import Job
+from fstcn.initialization import initialize
 from fstcn.learning import default_epochs
+from fstcn.plan import Job
+from fstcn.records import RECORDS, read_lines, read_records, write_record
+from fstcn.scores import Scores
+from fstcn.splits import DatasetError, checksum
 from fstcn.video import read_frames
+from fstcn.weight_formats import imagenet_state
+from fstcn.writing import write_video
 
-NB = Path(__file__).resolve().parent.parent/'nbs'/'practice'/'43_cli.ipynb'
+NB = Path(__file__).resolve().parent.parent/'nbs'/'practice'/'76_cli.ipynb'
 FILM = 'data/UCF-101/SitDown/v_SitDown_g02_c01.avi'
 NET = '-c run/model.safetensors'
 QUICK = '--epochs 1 --workers 1 --clips 1'
@@ -39,17 +45,13 @@ class Shell:
 
     def __call__(self, line):
         "Exit status, stdout and stderr."
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with (
-            contextlib.chdir(self.folder),
-            patch.object(sys, 'argv', shlex.split(line)),
-            patch.dict(os.environ, {'COLUMNS': '100', 'TERM': 'dumb'}),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            try: main()
-            except SystemExit as e: code = e.code or 0
-        return code, out.getvalue(), err.getvalue()
+        return call_command(line, self.folder)
+
+    def does(self, line, code=0):
+        "Stdout of a command that ends with this status; of 0, without a word on stderr."
+        got, out, err = self(line)
+        assert got == code and (err == '' or code), (line, got, out, err)
+        return out
 
     def refuses(self, line, *told):
         "Exit status 2, nothing on stdout and one line on stderr that says why."
@@ -76,23 +78,55 @@ def content(where):
     return {p.name: p.read_bytes() for p in where.iterdir()}
 
 
-def films(shell): return sorted((shell.folder/'data').rglob('*.avi'))
+def films(shell): return sorted((shell.folder/'data'/'UCF-101').rglob('*.avi'))
+
+
+def shares(text):
+    "The lines of a command that tell accuracies."
+    return [line for line in text.splitlines() if '%' in line]
 
 
 @pytest.fixture(scope='module')
 def shell(tmp_path_factory):
     "In a folder with eight films of two classes in data/ and a trained network in run/."
     shell = Shell(tmp_path_factory.mktemp('cli'))
-    code, out, err = shell('fstcn synth data --classes SitDown,StandUp --groups 4 --clips 1')
-    assert code == 0 and out.startswith('8 videos of 2 classes'), err
-    code, out, err = shell(f'fstcn train data --out run --cache cache {QUICK}')
-    assert code == 0, err
+    out = shell.does('fstcn synth data --classes SitDown,StandUp --groups 4 --clips 1')
+    assert out == '8 videos of 2 classes in data\n'
+    shell.trained = shell.does(f'fstcn train data --out run --cache cache {QUICK}')
     (shell.folder/'nothing').mkdir()
     (shell.folder/'text.avi').write_text('hello')
     return shell
 
 
-# --- the notebook -------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------
+
+SLOW = ('torch', 'numpy', 'pandas', 'av', 'matplotlib')
+
+
+def python(source, *args):
+    "A Python of its own."
+    return subprocess.run([sys.executable, '-c', source, *args], capture_output=True, text=True)
+
+
+def test_nothing_slow_is_imported():
+    loaded = python(f'import sys, fstcn.cli; print([m for m in {SLOW} if m in sys.modules])')
+    assert loaded.stdout == '[]\n'
+
+
+def test_version(shell): assert shell.does('fstcn --version') == f'fstcn {fstcn.__version__}\n'
+
+
+def test_command_that_is_none():
+    usage = python('import fstcn.cli; fstcn.cli.main()', 'nonsense')
+    assert usage.returncode == 2
+    assert 'nonsense' in usage.stderr and 'Traceback' not in usage.stderr
+
+
+def test_every_command_is_listed():
+    out = python('import fstcn.cli; fstcn.cli.main()', '--help').stdout
+    for command in app.registered_commands:
+        assert f'│ {command.name} ' in out
+
 
 def test_stored_help_is_of_today():
     "The help that the notebook shows lists every command, in order."
@@ -102,7 +136,7 @@ def test_stored_help_is_of_today():
     listed = []
     for line in shown.partition(' Commands ')[2].splitlines():
         if line.startswith('│ ') and line[2] != ' ': listed.append(line.split()[1])
-    assert listed == [c.name or c.callback.__name__ for c in app.registered_commands]
+    assert listed == [command.name for command in app.registered_commands]
 
 
 def test_help_tells_the_default_of_epochs():
@@ -186,6 +220,23 @@ def test_name_that_is_not_utf8(shell):
 
 # --- check --------------------------------------------------------------------------------
 
+def test_check_names_what_is_wrong(shell):
+    spoilt = shell.folder/'spoilt'
+    shutil.copytree(shell.folder/'data', spoilt)
+    film = sorted(spoilt.rglob('*.avi'))[1]
+    whole = film.read_bytes()
+    (spoilt/'broken.avi').write_bytes(b'not a video')
+    (spoilt/'cut.avi').write_bytes(whole[:-3000])
+    (spoilt/'copy.avi').write_bytes(whole)
+    code, out, err = shell('fstcn check spoilt --workers 1')
+    assert code == 1
+    assert out.startswith('11 videos\n       1  unreadable\n       1  damaged'), out
+    assert 'spoilt/broken.avi: cannot be opened' in err, err
+    assert 'spoilt/cut.avi: ' in err, err
+    assert f'{film.relative_to(shell.folder)} = spoilt/copy.avi\n' in err, err
+    assert '--output FILE.csv says it of every file\n' in err, err
+
+
 BLANK = dict(
     status='ok', reason='', short=False, count_mismatch=False, decord_inexact=False,
     duplicate_of='')
@@ -242,6 +293,29 @@ def test_check_of_nothing_makes_no_folder(shell):
 
 # --- train --------------------------------------------------------------------------------
 
+def test_training_says_what_came_of_it(shell):
+    assert shell.trained.startswith('6 videos to train on, 2 to test on, 2 classes\n')
+    assert 'SCI fusion' in shell.trained
+    assert shell.trained.endswith('--checkpoint run/model.safetensors\n')
+
+
+def test_the_stages_of_the_paper(shell):
+    "Three layers on frames, then everything on clip pairs; what was validated is used."
+    begin = 'fstcn train data --cache cache'
+    stage2 = '--stage frames --weights run/model.safetensors --out stage2'
+    out = shell.does(f'{begin} {stage2} {QUICK}')
+    assert "began with model.safetensors (2 classes, path 'both'); new: classifier" in out
+    stage3 = '--weights stage2/model.safetensors --validate .3 --out stage3'
+    out = shell.does(f'{begin} {stage3} {QUICK}')
+    assert "path 'scl'); new: classifier, fc8, temporal.conv5" in out
+    record = json.loads((shell.folder/'stage3'/'record.json').read_text())
+    assert record['data']['valid'] == 2
+    assert (shell.folder/'stage3'/'best.safetensors').exists()
+    assert out.endswith('--checkpoint stage3/best.safetensors\n')
+    best = shell.does('fstcn evaluate data -c stage3/best.safetensors --clips 1 --workers 1')
+    assert shares(best) == shares(out)
+
+
 def test_no_test_video_can_be_read(shell):
     torn = shell.folder/'torn'
     shutil.copytree(shell.folder/'data', torn)
@@ -287,6 +361,62 @@ def test_no_folder_inside_the_data(shell):
 
 
 # --- evaluate -----------------------------------------------------------------------------
+
+def test_evaluation_repeats_the_training(shell):
+    line = EVALUATE.format('data') + ' --out eval'
+    out = shell.does(line)
+    assert out.startswith('2 of 8 videos scored, the test part\n')
+    assert shares(out) == shares(shell.trained)
+    assert shell.does(line) == out                       # its own record may be replaced
+    kept = sorted(p.name for p in (shell.folder/'eval').iterdir())
+    assert kept == ['confusion.png', 'record.json', 'scores.npz']
+
+
+def test_what_was_learned_from_is_not_scored(shell):
+    "The same files under other names, in a CSV file, are drawn into other parts."
+    rows = ['path,label\n']
+    for i, film in enumerate(films(shell)):
+        shutil.copy(film, shell.folder/f'moved{i}.avi')
+        rows.append(f'moved{i}.avi,{film.parent.name}\n')
+    (shell.folder/'listed.csv').write_text(''.join(rows))
+    again = EVALUATE.format('listed.csv')
+    shell.refuses(again, 'none of the 2 test videos is new to the network',
+                  '. Name other videos, or add --all --unseen')
+    known = '(run/model.safetensors was trained on them, or chosen by them): moved'
+    shell.refuses(f'{again} --all', f'6 of 8 test videos are not new to the network {known}',
+                  ' and 1 more. Add --unseen to leave them out')
+    rest = shell.does(f'{again} --all --unseen --out rest')
+    assert rest.startswith('2 of 8 videos scored; 6 left out')
+    assert shares(rest) == shares(shell.trained)
+
+    scored = json.loads((shell.folder/'rest'/'record.json').read_text())['data']
+    every = load_all(shell.folder/'listed.csv', ('SitDown', 'StandUp'))
+    assert scored.pop('checksum') != checksum(every)
+    assert scored == {'name': 'listed.csv, all videos', 'classes': 2, 'test': 2, 'left_out': 6}
+    assert len(Scores.load(shell.folder/'rest'/'scores.npz').names) == 2
+
+
+def test_new_videos_of_one_class(shell):
+    "Too little for a data set, and the error names the way out. Old checkpoints serve."
+    model, names, info = load_checkpoint(shell.folder/'run'/'model.safetensors')
+    model.trained_on = TrainedOn(complete=False)
+    save_checkpoint(shell.folder/'old.safetensors', model, names, **info)
+    tested = load_split(shell.folder/'data', 1).test
+    fresh = next(video.path for video in tested if video.path.parent.name == 'StandUp')
+    new = shell.folder/'one-class'/'test'/'StandUp'
+    new.mkdir(parents=True)
+    shutil.copy(fresh, new/'mine.avi')
+    shell.refuses(EVALUATE.format('one-class'), 'no videos in this class folder, only StandUp/',
+                  ' (to score all 1 videos of it, add --all)')
+    one = shell.does(EVALUATE.format('one-class') + ' --all --out one')
+    assert one.startswith('1 of 1 videos scored\n')
+    code, same, err = shell('fstcn evaluate one-class --all -c old.safetensors --clips 1')
+    assert code == 0 and one.startswith(same)
+    assert err == ('fstcn: warning: old.safetensors does not say which videos it was trained on: '
+                   'whether these are new to it cannot be told\n')
+    by_class = json.loads((shell.folder/'one'/'record.json').read_text())['class_accuracy']
+    assert by_class['SitDown'] is None and by_class['StandUp'] is not None
+
 
 def test_record_of_a_training_is_kept(shell):
     told = 'run/record.json: the record of a training, and would be replaced; choose another --out'
@@ -366,13 +496,23 @@ NARROW = {
     'classif.6': (7, 8)}
 
 
-def test_next_command_is_quoted(shell):
+def test_weights_of_imagenet(shell):
     state = {}
     for name, shape in NARROW.items():
-        state |= {f'{name}.weight': torch.zeros(shape), f'{name}.bias': torch.zeros(shape[0])}
-    torch.save(state, shell.folder/'vggm-narrow.pth')
-    code, out, err = shell("fstcn weights vggm-narrow.pth --out 'my aux.safetensors'")
-    assert code == 0 and out.endswith("--weights 'my aux.safetensors'\n"), (out, err)
+        state |= {f'{name}.weight': torch.randn(shape), f'{name}.bias': torch.randn(shape[0])}
+    file = shell.folder/'vggm-narrow.pth'
+    torch.save(state, file)
+    out = shell.does("fstcn weights vggm-narrow.pth --out 'my aux.safetensors'")
+    assert 'scl.conv1: ImageNet' in out and 'classifier: ImageNet' in out
+    assert out.endswith("--weights 'my aux.safetensors'\n"), out      # quoted, to be typed
+    aux = load_checkpoint(shell.folder/'my aux.safetensors')[0]
+    known = imagenet_state(file).state
+    assert set(aux.state_dict()) == set(known)
+    for name, tensor in aux.state_dict().items():
+        assert torch.equal(tensor, known[name]), name
+    began = initialize(aux, file)
+    assert str(began).startswith('vggm-narrow.pth (ImageNet: scl.conv1, scl.conv2, ')
+    assert (began.path, began.new) == (None, ())
 
 
 FEW = 'fstcn reproduce --data data --table 2 --seeds 0 --epochs 1 --work work --results records'
@@ -384,11 +524,17 @@ def test_reproduce_passes_on_what_is_given(shell):
         seen.update(given, tables=tables)
         return {}
     with patch('fstcn.reproduce.reproduce', side_effect=reproduce):
-        shell(f'{FEW} --workers 5 --splits 1-2 --series longer')
+        shell(f'{FEW} --workers 5 --splits 1,3-5 --series longer')
     expected = dict(
-        tables=[2], data='data', splits=[1, 2], seeds=[0], epochs=1, workers=5, weights=None,
+        tables=[2], data='data', splits=[1, 3, 4, 5], seeds=[0], epochs=1, workers=5, weights=None,
         series='longer')
     assert {k: seen[k] for k in expected} == expected
+
+
+def test_plan_writes_nothing(shell):
+    out = shell.does(f'{FEW} --dry-run')
+    assert '3 of 3 to do, about ' in out
+    assert not (shell.folder/'records').exists()
 
 
 def test_plan_knows_what_is_done(shell):
@@ -412,7 +558,139 @@ def test_plan_knows_what_is_done(shell):
         assert code == 2 and told in err and err.count('\n') == 1, err
 
 
-# --- predict, fuse and bench --------------------------------------------------------------
+# --- predict, timeline, explain, info and export ------------------------------------------
+
+def results(shell, name):
+    "What a file of results holds of each video."
+    return {row['video']: row for row in read_lines(shell.folder/name)}
+
+
+def test_the_same_answer_for_a_person_and_a_program(shell):
+    got = json.loads(shell.does(f'fstcn predict {FILM} {NET} --clips 1 --json'))
+    assert sorted(got['labels']) == ['SitDown', 'StandUp']
+    assert abs(sum(got['probs']) - 1) < 1e-6
+    assert got['warning'] is None
+    out = shell.does(f'fstcn predict {FILM} {NET} --clips 1')
+    assert [line.split()[-1] for line in out.splitlines()] == got['labels']
+
+
+def test_many_videos_and_once_more(shell):
+    "What is in the file is not done again; what was damaged is, once it is repaired."
+    inbox = shell.folder/'many'
+    inbox.mkdir()
+    for i, film in enumerate(films(shell)[:2]): shutil.copy(film, inbox/f'{i}.avi')
+    (inbox/'broken.avi').write_bytes(b'not a video')
+    line = f'fstcn predict many {NET} --clips 1 -o repaired.jsonl --workers 1'
+    code, out, err = shell(line)
+    told = '2 videos recognized, 0 were in the file already, 1 unreadable; results in '
+    assert code == 1 and out.startswith(told), out
+    assert 'broken.avi: ' in err and err.count('\n') == 1
+    first = results(shell, 'repaired.jsonl')
+    assert list(first) == ['many/0.avi', 'many/1.avi', 'many/broken.avi']
+    alone = json.loads(shell.does(f'fstcn predict many/1.avi {NET} --clips 1 --json'))
+    assert first['many/1.avi']['labels'] == alone['labels']
+
+    again = out.replace('2 videos recognized, 0 were', '0 videos recognized, 2 were')
+    assert shell(line) == (1, again, err)
+    assert results(shell, 'repaired.jsonl') == first
+
+    shutil.copy(inbox/'1.avi', inbox/'broken.avi')
+    out = shell.does(line)
+    assert out.startswith('1 videos recognized, 2 were in the file already, 0 unreadable')
+    repaired = results(shell, 'repaired.jsonl')['many/broken.avi']
+    assert repaired['labels'] == first['many/1.avi']['labels']
+
+
+def test_a_folder_of_frames_is_a_video(shell):
+    "Alone, or among others; one that is not there is named, and the rest is done."
+    frames = shell.folder/'frames'
+    frames.mkdir()
+    for i, frame in enumerate(read_frames(shell.folder/FILM, range(40)).numpy()):
+        cv2.imwrite(str(frames/f'{i}.png'), frame[..., ::-1])
+    assert shell.does(f'fstcn predict frames {NET} --clips 1').count('\n') == 2
+    options = f'{NET} --clips 1 -o two.jsonl --workers 1'
+    code, out, err = shell(f'fstcn predict frames {FILM} none.avi {options}')
+    assert code == 1 and '2 videos recognized' in out
+    assert 'none.avi: does not exist' in err
+    errors = [row['error'] for row in results(shell, 'two.jsonl').values()]
+    assert errors == [None, None, 'does not exist']
+
+
+def lose_a_frame(path, number):
+    "Put zeros where the packet of this number is."
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+        lost = packets[number]
+        start, stop = lost.pos, lost.pos + lost.size
+    content = bytearray(path.read_bytes())
+    content[start:stop] = bytes(stop - start)
+    path.write_bytes(content)
+
+
+def test_a_file_that_breaks_off(shell):
+    "Every command that recognizes it says so, in the same words, on stderr."
+    inbox = shell.folder/'inbox'
+    inbox.mkdir()
+    shutil.copy(shell.folder/FILM, inbox/'ok.avi')
+    (inbox/'cover.jpg').write_bytes(b'beside a video, a picture is none')
+    many = f'fstcn predict inbox {NET} --clips 1 -o inbox.jsonl'
+    assert shell.does(many).startswith('1 videos recognized')
+    frames = read_frames(shell.folder/FILM, range(40))
+    hurt = write_video(inbox/'hurt.mp4', frames, codec='libx264', gop=40)
+    lose_a_frame(hurt, 6)
+    told = [
+        shell(f'fstcn predict inbox/hurt.mp4 {NET} --clips 1'),
+        shell(f'fstcn predict inbox/hurt.mp4 {NET} --clips 1 --json'),
+        shell(f'fstcn explain inbox/hurt.mp4 {NET} --clips 1 --out why-hurt'),
+        shell(f'fstcn timeline inbox/hurt.mp4 {NET} --out line-hurt'),
+        shell(many),
+        shell(many)]
+    line = told[0][2]
+    for code, _, err in told:
+        assert (code, err) == (0, line)
+    # 6 frames at 25 a second
+    assert line.startswith('fstcn: warning: inbox/hurt.mp4 breaks off after 0.2 s ('), line
+    assert line.count('\n') == 1
+    warning = line.strip().partition('hurt.mp4 ')[2]
+    assert json.loads(told[1][1])['warning'] == warning
+    warnings = {video: row['warning'] for video, row in results(shell, 'inbox.jsonl').items()}
+    assert warnings == {'inbox/ok.avi': None, 'inbox/hurt.mp4': warning}
+
+
+def test_timeline(shell):
+    out = shell.does(f'fstcn timeline {FILM} {NET} --out line --every .5 --centre')
+    segments = json.loads((shell.folder/'line'/'segments.json').read_text())
+    assert out.count(' s to ') == len(segments) > 0
+    written = sorted(p.name for p in (shell.folder/'line').iterdir())
+    assert written == ['segments.json', 'timeline.csv', 'timeline.png']
+
+
+def test_explanation(shell):
+    out = shell.does(f'fstcn explain {FILM} {NET} --out why --label StandUp --clips 1')
+    head, film, sheet = out.splitlines()
+    assert 'shown is StandUp' in head
+    assert (shell.folder/film).exists() and (shell.folder/sheet).exists()
+    told = "fstcn: error: no class 'Fly': choose one of SitDown, StandUp\n"
+    assert shell(f'fstcn explain {FILM} {NET} --out no-why --label Fly') == (2, '', told)
+    assert not (shell.folder/'no-why').exists()
+
+
+def test_what_is_in_a_checkpoint(shell):
+    out = shell.does('fstcn info run/model.safetensors')
+    network = load_checkpoint(shell.folder/'run'/'model.safetensors')[0]
+    n = sum(p.numel() for p in network.parameters())
+    told = [line.split() for line in out.splitlines() if line.startswith('parameters')]
+    assert told == [['parameters', f'{n:,}']]
+    assert 'classes     2: SitDown, StandUp' in out
+    assert 'data, split 1, 6 videos' in out
+
+
+def test_export_holds_the_classes(shell):
+    assert shell.does(f'fstcn export {NET} --out net.onnx').startswith('net.onnx: ')
+    session = onnxruntime.InferenceSession(shell.folder/'net.onnx')
+    inside = json.loads(session.get_modelmeta().custom_metadata_map['fstcn'])
+    assert inside['classes'] == ['SitDown', 'StandUp']
+
 
 def test_results_of_other_settings_are_kept(shell):
     command = f'fstcn predict {FILM} {NET} -o many.jsonl'
@@ -438,13 +716,24 @@ def test_what_is_a_video_in_a_folder(shell, tmp_path):
         (tmp_path/path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(what, tmp_path/path)
     (tmp_path/'nothing').mkdir()
-    def found(name): return [p.relative_to(tmp_path).as_posix() for p in _videos_in(tmp_path/name)]
+    def found(name): return [p.relative_to(tmp_path).as_posix() for p in videos_in(tmp_path/name)]
     assert found('inbox') == ['inbox/IMG_1.mov', 'inbox/ok.mp4']
     assert found('nested') == ['nested/more/a.mp4']
     for name in ('album', 'frames', 'inbox/ok.mp4', 'none.avi'):
         assert found(name) == [name]
     for name in ('hidden', 'nothing'):
         with pytest.raises(DatasetError, match=f'{tmp_path/name}: no video files'): found(name)
+
+
+# --- fuse, bench and demo -----------------------------------------------------------------
+
+def test_fusion_repeats_the_training(shell):
+    out = shell.does('fstcn fuse run/scores.npz')
+    assert out.startswith('2 videos of 2 classes, 1 clip pairs x 18 views')
+    def first(text): return [line.split('%')[0].split() for line in shares(text)[:3]]
+    assert first(out) == first(shell.trained)
+    table = json.loads(shell.does('fstcn fuse run/scores.npz --json'))
+    assert list(table) == ['single', 'average', 'sci', 'maximum']
 
 
 def test_whatever_fusion_is_registered_is_compared(shell):
@@ -458,9 +747,26 @@ def test_bench_says_what_it_has_and_records_one_line(shell):
     def bench_step(say, device):
         say('fstcn: 1.0 ms')
         return {'benchmark': 'step'}
-    with patch('fstcn.throughput.bench_step', side_effect=bench_step):
+    with patch('fstcn.step_bench.bench_step', side_effect=bench_step):
         told = (0, '{\n "benchmark": "step"\n}\n', 'fstcn: 1.0 ms\n')
         assert shell('fstcn bench step') == told
         for _ in range(2):
             shell('fstcn bench step --record bench.jsonl')
     assert read_lines(shell.folder/'bench.jsonl') == [{'benchmark': 'step'}]
+
+
+@pytest.mark.parametrize('name,module', BENCH_MODULES.items())
+def test_every_benchmark_is_where_it_is_looked_for(shell, name, module):
+    with patch(f'fstcn.{module}.bench_{name}', return_value={'benchmark': name}) as bench:
+        assert json.loads(shell.does(f'fstcn bench {name} --device cpu')) == {'benchmark': name}
+    assert bench.call_args.kwargs.get('device') == (None if module == 'bench' else 'cpu')
+
+
+def test_demo(shell):
+    options = '--epochs 1 --actors 4 --clips 1 --workers 1'
+    out = shell.does(f'fstcn demo --out demo {options} --record demo-records/{RECORDS}')
+    assert 'SCI fusion' in out and 'fstcn predict demo/' in out
+    for name in ('model.safetensors', 'record.json', 'curves.png', 'confusion.png', 'scores.npz'):
+        assert (shell.folder/'demo'/name).exists(), name
+    records = read_records(shell.folder/'demo-records', series='demo')
+    assert records.fusion.tolist() == ['single', 'average', 'sci', 'clip']

@@ -13,7 +13,7 @@ from fstcn.scores import Scores, score_videos
 from fstcn.model import FstCN, FstCNConfig
 from fstcn.records import read_lines
 from fstcn.synthetic import make_synthetic
-from fstcn.learning import TrainConfig
+from fstcn.runs import TrainConfig
 
 TINY = FstCNConfig.small(
     2, n_clips=2, crop_size=76, short_side=90, scl_channels=(8, 8, 8, 8), spatial_channels=8,

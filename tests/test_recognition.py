@@ -12,25 +12,26 @@ import time
 import weakref
 from dataclasses import replace
 
+import av
 import cv2
 import numpy as np
 import pytest
 import torch
 
 import fstcn.inference
-from fstcn.checkpoint import save_checkpoint
-from fstcn.splits import Video
-from fstcn.frame_folders import FrameFolder
-from fstcn.inference import Recognizer
-from fstcn.scores import score_videos
-from fstcn.many import predict_many
-from fstcn.timeline import timeline
-from fstcn.shared_views import view_probabilities
-from fstcn.loading import VideoReader
 from fstcn.model import FstCN, FstCNConfig
 from fstcn.writing import write_video
 from fstcn.decoding import VideoError
 from fstcn.guard import Guard
+from fstcn.splits import Video
+from fstcn.frame_folders import FrameFolder
+from fstcn.loading import VideoReader
+from fstcn.shared_views import view_probabilities
+from fstcn.checkpoint import save_checkpoint
+from fstcn.inference import Recognizer, breaks_off
+from fstcn.scores import score_videos
+from fstcn.many import predict_many
+from fstcn.timeline import timeline
 
 CLASSES = ('bend', 'clap', 'run', 'walk')
 CONFIG = FstCNConfig.small(4, crop_size=76, short_side=80)
@@ -212,6 +213,23 @@ def test_no_timeline(folder, video, why):
     with pytest.raises(VideoError, match=why): timeline(recognizer(), folder/video)
 
 
+def test_a_damaged_packet_is_told_alike(frames, tmp_path):
+    "By `predict` and by `timeline`, and in a file of results."
+    hurt = write_video(tmp_path/'hurt.mp4', frames, codec='libx264', gop=45)
+    with av.open(str(hurt)) as file: packets = [(p.pos, p.size) for p in file.demux() if p.size]
+    begin, size = packets[6]
+    data = bytearray(hurt.read_bytes())
+    data[begin:begin+size] = bytes(size)
+    hurt.write_bytes(data)
+    ours = recognizer()
+    warning = ours.predict(hurt).warning
+    line = timeline(ours, hurt)
+    assert warning.startswith('breaks off after 0.2 s (')         # 6 frames, 25 a second
+    assert breaks_off(line.duration, line.damage) == warning
+    done = predict_many(ours, [hurt], tmp_path/'many.jsonl')
+    assert done[str(hurt)].warning == warning
+
+
 @pytest.mark.parametrize('wrong', [
     {'every': 0}, {'every': math.inf}, {'every': math.nan}, {'window': math.inf}, {'fps': math.inf},
 ], ids=str)
@@ -228,8 +246,8 @@ def checkpoint(folder, **kwargs):
 MANY = '''
 import sys
 from pathlib import Path
-import fstcn.inference
-from fstcn.inference import Recognizer, predict_many
+from fstcn.inference import Recognizer
+from fstcn.many import predict_many
 if __name__ == '__main__':
     folder = Path(sys.argv[1])
     recognizer = Recognizer.load(folder/'net.safetensors', 'cpu', n_clips=2)
@@ -325,7 +343,8 @@ def test_predict_holds_a_few_clip_pairs(monkeypatch):
 
 PEAK = '''
 import resource, sys
-from fstcn.inference import Recognizer, timeline
+from fstcn.inference import Recognizer
+from fstcn.timeline import timeline
 if __name__ == '__main__':
     line = timeline(Recognizer.load(sys.argv[1], 'cpu'), sys.argv[2], every=.2, views=(4,))
     print(len(line.seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

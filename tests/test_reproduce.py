@@ -8,20 +8,19 @@ import pandas as pd
 import pytest
 import torch
 
-from fstcn import reproduce as machine
+from fstcn import plan
 from fstcn.checkpoint import save_checkpoint
 from fstcn.splits import Video, VideoSplit
 from fstcn.scores import Scores
 from fstcn.model import FstCN, FstCNConfig
 from fstcn.records import RECORDS, read_records, replace_lines, write_record
-from fstcn.plan import Job, estimate_minutes, open_data, plan_jobs, settings_for
-from fstcn.jobs import check_record, find_record, fuse_streams
-from fstcn.reproduce import pair_networks, read_table, reproduce
+from fstcn.plan import STREAMS, Job, estimate_minutes, open_data, plan_jobs, settings_for
+from fstcn.jobs import _stages_before, check_record, find_record
+from fstcn.reproduce import _scores, fuse_streams, pair_networks, read_table, reproduce
 from fstcn.synthetic import make_synthetic
 from fstcn.learning import TrainingError
 
 SAME = 'train', 'weights', 'data', 'accuracy'           # what scores and record must agree in
-STREAMS = 'scl', 'two-stream-temporal'
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -94,7 +93,7 @@ def test_scores_of_another_record_are_none(hand, says, lost):
     tcl = replace(HAND, network='tcl')
     record = {'kind': 'network', 'job': tcl.fields} | dict.fromkeys(SAME, says)
     write_record(hand/RECORDS, record)
-    assert (machine._scores(tcl, hand, hand) is None) == lost
+    assert (_scores(tcl, hand, hand) is None) == lost
 
 
 def test_what_is_known_is_kept_without_scores(hand):
@@ -238,8 +237,7 @@ def test_stage_2_is_of_a_seed(mini, staged):
     job = Job(mini.options['data'], 'p-fixed', 1, 1)
     settings = settings_for(mini.split, 'small', 1, 1)
     options = dict(device='cpu', progress=False)
-    begin, _ = machine._stages_before(
-        job, mini.split, staged.begin, staged.folder, settings, options)
+    begin, _ = _stages_before(job, mini.split, staged.begin, staged.folder, settings, options)
     assert begin.parent.name == 'two-small-frames-split1-seed1'
 
 
@@ -280,7 +278,7 @@ def test_estimate_counts_the_videos_that_are_scored(mini, network):
         clock[0] += .5
     job = Job(mini.options['data'], network, 1, 0)
     watch = SimpleNamespace(perf_counter=lambda: clock[0])
-    with patch.multiple(machine, train_step=step, view_probabilities=views, time=watch):
+    with patch.multiple(plan, shared_step=step, view_probabilities=views, time=watch):
         minutes = estimate_minutes(job, mini.split, 'cpu', 3)
     assert seen == [256]                                # noise
     assert 60*minutes == pytest.approx(2*3 + .5*scored) # three epochs of one step

@@ -15,24 +15,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fstcn.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    read_tensors,
-    save_checkpoint,
-    write_tensors,
-)
-from fstcn.splits import Video
-from fstcn.files import PART
-from fstcn.loading import VideoReader
+import fstcn.training
 from fstcn.model import FstCN, FstCNConfig
-from fstcn.learning import TrainConfig, TrainingError
-from fstcn.runs import STATE, make_accelerator
-from fstcn.initialization import Beginning, initialize
-from fstcn.validation import validate
-from fstcn.training import _Run, train
+from fstcn.learning import LearningConfig, TrainingError, fit
+from fstcn.files import PART
 from fstcn.writing import write_video
 from fstcn.decoding import VideoError
+from fstcn.splits import Video
+from fstcn.loading import VideoReader
+from fstcn.checkpoint import (
+    CheckpointError, load_checkpoint, read_tensors, save_checkpoint, write_tensors,
+)
+from fstcn.runs import STATE, Run, TrainConfig, make_accelerator
+from fstcn.initialization import Beginning, initialize
+from fstcn.validation import validate
+from fstcn.training import train
 
 TINY = {
     'crop_size': 76, 'short_side': 80, 'n_frames': 3, 'scl_channels': (8, 12, 16, 16),
@@ -167,14 +164,14 @@ def test_killed_and_resumed_is_the_same_run(folder):
 
 FULL = '''
     import resource, signal
-    import fstcn.training as t
+    from fstcn.runs import Run
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    save = t._save_state
-    def full(*args, **head):
-        if head['step'] == 3:
+    save = Run.save
+    def full(run):
+        if run.step == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
-        save(*args, **head)
-    t._save_state = full
+        save(run)
+    Run.save = full
 '''
 
 
@@ -203,6 +200,9 @@ def test_full_disk_keeps_the_state(folder):
     ('lr', 0.),
     ('clip_norm', 0.),
     ('timeout', 0.),
+    ('batch_size', 0),
+    ('accumulate', 0),
+    ('validate_every', 0),
 ])
 def test_settings_that_must_be_positive(name, value):
     with pytest.raises(ValueError, match='must be positive'):
@@ -217,7 +217,6 @@ def test_settings_that_must_be_positive(name, value):
     ('lr_steps', (0, .5)),
     ('lr_steps', (.5, 2)),
     ('weight_decay', -1e-4),
-    ('workers', -1),
 ])
 def test_settings_that_have_a_range(name, value):
     with pytest.raises(ValueError, match=r'must be in \[0,1\)'):
@@ -231,6 +230,56 @@ def test_the_ends_of_the_ranges_are_allowed():
 def test_settings_that_are_a_choice():
     with pytest.raises(ValueError, match="'raise' or 'skip'"):
         TrainConfig(on_error='ignore')
+
+
+def test_workers_are_none_or_some():
+    with pytest.raises(ValueError, match='workers must not be negative'):
+        TrainConfig(workers=-1)
+
+
+def test_the_settings_of_a_run_are_found_where_it_is_trained():
+    assert fstcn.training.TrainConfig is TrainConfig
+    assert isinstance(TrainConfig.small(), TrainConfig)
+    assert (TrainConfig.small().batch_size, TrainConfig.small().lr) == (16, .03)
+
+
+# --- the loop over videos in memory --------------------------------------------------------------
+
+@pytest.fixture
+def noise():
+    "Three videos of different length and size; the last one is shorter than a clip pair."
+    draw = np.random.default_rng(0)
+    sizes = (40, 80, 96), (30, 90, 80), (12, 80, 80)
+    return [draw.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@pytest.mark.parametrize('path', ['both', 'scl', 'tcl'])
+def test_the_loop_is_what_a_run_does(noise, path):
+    "Bit for bit, with dropout, uneven batches, other settings and a last batch of one."
+    settings = {'epochs': 3, 'batch_size': 2, 'lr': .02, 'clip_norm': None, 'seed': 4}
+
+    class Memory:
+        def n_frames(self, path): return len(noise[int(path)])
+        def read_frames(self, path, indices): return torch.from_numpy(noise[int(path)][indices])
+
+    torch.manual_seed(0)
+    loop, run = fresh(path=path, dropout=.5), fresh(path=path, dropout=.5)
+    run.load_state_dict(loop.state_dict())
+    history = fit(loop, noise, [0, 1, 1], LearningConfig(**settings))
+    names = [Video(str(i), label) for i, label in enumerate([0, 1, 1])]
+    rows = train(run, names, TrainConfig(workers=0, **settings), Memory(), device='cpu',
+                 progress=False)
+    assert [row['loss'] for row in rows] == [row['loss'] for row in history]
+    assert [row['accuracy'] for row in rows] == [row['accuracy'] for row in history]
+    assert same_weights(run.state_dict(), loop.state_dict())
+    assert not loop.training
+
+
+def test_the_loop_stops_where_the_network_breaks_down(noise):
+    network = fresh()
+    network.classifier.bias.data[0] = float('nan')
+    with pytest.raises(TrainingError, match='the loss is nan at learning rate .*: lower it'):
+        fit(network, noise, [0, 1, 1], LearningConfig(epochs=1))
 
 
 # --- the folder of a run -------------------------------------------------------------------------
@@ -255,8 +304,8 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(videos, tmp_path, every, w
     now = [0.]
     def saving(*args, **head): now[0] += 10
     config, accelerator = TrainConfig(save_every=every), make_accelerator(TrainConfig(), 'cpu')
-    with patch('time.monotonic', lambda: now[0]), patch('fstcn.training._save_state', saving):
-        run = _Run(fresh(), videos, config, accelerator, tmp_path, None, '', None)
+    with patch('time.monotonic', lambda: now[0]), patch('fstcn.runs.write_tensors', saving):
+        run = Run(fresh(), videos, config, accelerator, tmp_path)
         now[0] += every + 1e-3
         assert run.due()
         run.save()

@@ -1,4 +1,5 @@
-"Frame-exactness of every backend on every kind of file, damage, processes, the cache under several processes and a kill."
+"""Frame-exactness of every backend on every kind of file, damage, processes, the cache under
+several processes and a kill."""
 import multiprocessing
 import os
 import random
@@ -15,18 +16,23 @@ import av
 import numpy as np
 import pytest
 import torch
-from numbered import fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_in_child, remux, write_numbered
+from numbered import (
+    fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_in_child, remux,
+    write_numbered
+)
 
-from fstcn import video
-from fstcn.files import PART
-from fstcn.writing import write_video
-from fstcn.decoding import VideoError, probe_video
-from fstcn.video import read_frames
-from fstcn.guard import Guard
+from fstcn import cache as frame_cache
+from fstcn import packets, seek, video
 from fstcn.cache import FrameCache
+from fstcn.decoding import FrameClock, decode_forward, known_facts, open_video, to_rgb
+from fstcn.files import PART
+from fstcn.guard import Guard
+from fstcn.video import VideoError, probe_video, read_frames, write_video
 
 DATA = Path(__file__).parents[2]/'shared'/'data'
 H264 = dict(codec='libx264')
+OPEN_GOP = {'x264-params': 'open-gop=1:b-pyramid=2'}
+PYRAMID = {'preset': 'medium', 'x264-params': 'b-pyramid=2:ref=6'}
 
 
 def _times():
@@ -36,21 +42,35 @@ def _times():
 
 
 # name -> how to write it, and whether the packets prove that a jump is exact
-FILES = {f'mpeg4_b{b}_g{g}.{ext}': (dict(gop=g, b_frames=b), True) for g in (12, 50, 250) for b in (0, 1, 2) for ext in ('avi', 'mp4')}
-FILES |= {f'h264_b{b}_g{g}.mp4': (dict(H264, gop=g, b_frames=b), True) for g in (12, 50, 250) for b in (0, 3)}
-FILES |= {f'packed_b{b}_g{g}.avi': (dict(pack=f'mpeg4_b{b}_g{g}.avi'), False) for g in (12, 50, 250) for b in (1, 2)}
-FILES |= {
-    'mpeg4_b2.mkv': (dict(gop=30, b_frames=2), True), 'h264_b3.mkv': (dict(H264, gop=30, b_frames=3), True),
-    'h264_b3.avi': (dict(H264, gop=30, b_frames=3), False), 'hevc_b3.mp4': (dict(codec='libx265', gop=30, b_frames=3), True),
-    'mjpeg.avi': (dict(codec='mjpeg'), False), 'empty_chunks.avi': (dict(n=60, times=[80*i for i in range(60)]), False),
-    'open_gop.mp4': (dict(H264, gop=30, b_frames=3, options={'x264-params': 'open-gop=1:b-pyramid=2'}), True),
-    'pyramid.mp4': (dict(H264, gop=40, b_frames=6, options={'preset': 'medium', 'x264-params': 'b-pyramid=2:ref=6'}), True),
+FILES = {
+    'mpeg4_b2.mkv': (dict(gop=30, b_frames=2), True),
+    'h264_b3.mkv': (dict(H264, gop=30, b_frames=3), True),
+    'h264_b3.avi': (dict(H264, gop=30, b_frames=3), False),
+    'hevc_b3.mp4': (dict(codec='libx265', gop=30, b_frames=3), True),
+    'mjpeg.avi': (dict(codec='mjpeg'), False),
+    'empty_chunks.avi': (dict(n=60, times=[80*i for i in range(60)]), False),
+    'open_gop.mp4': (dict(H264, gop=30, b_frames=3, options=OPEN_GOP), True),
+    'pyramid.mp4': (dict(H264, gop=40, b_frames=6, options=PYRAMID), True),
     'intra_refresh.mp4': (dict(H264, gop=30, options={'x264-params': 'intra-refresh=1'}), True),
-    'one.avi': (dict(n=1), True), 'one.mp4': (dict(H264, n=1), True), 'two.avi': (dict(n=2), True), 'two.mp4': (dict(H264, n=2, b_frames=2), True),
-    'odd.avi': (dict(size=(97, 143)), True), 'odd.mp4': (dict(H264, size=(97, 143), b_frames=2), True),
-    'vfr.mp4': (dict(H264, gop=20, b_frames=2, times=_times()), True), 'vfr.mkv': (dict(H264, gop=20, b_frames=2, times=_times()), False),
-    'rotated_90.mp4': (dict(H264, rotation=90, b_frames=2), True), 'rotated_-90.mp4': (dict(H264, rotation=-90), True),
+    'one.avi': (dict(n=1), True),
+    'one.mp4': (dict(H264, n=1), True),
+    'two.avi': (dict(n=2), True),
+    'two.mp4': (dict(H264, n=2, b_frames=2), True),
+    'odd.avi': (dict(size=(97, 143)), True),
+    'odd.mp4': (dict(H264, size=(97, 143), b_frames=2), True),
+    'vfr.mp4': (dict(H264, gop=20, b_frames=2, times=_times()), True),
+    'vfr.mkv': (dict(H264, gop=20, b_frames=2, times=_times()), False),
+    'rotated_90.mp4': (dict(H264, rotation=90, b_frames=2), True),
+    'rotated_-90.mp4': (dict(H264, rotation=-90), True),
     'rotated_180.mp4': (dict(H264, rotation=180, gop=50), True)}
+for gop in (12, 50, 250):
+    for b in (0, 1, 2):
+        for suffix in ('avi', 'mp4'):
+            FILES[f'mpeg4_b{b}_g{gop}.{suffix}'] = dict(gop=gop, b_frames=b), True
+    for b in (1, 2):
+        FILES[f'packed_b{b}_g{gop}.avi'] = dict(pack=f'mpeg4_b{b}_g{gop}.avi'), False
+    for b in (0, 3):
+        FILES[f'h264_b{b}_g{gop}.mp4'] = dict(H264, gop=gop, b_frames=b), True
 
 
 @pytest.fixture(scope='session')
@@ -72,30 +92,39 @@ def n_written(name): return FILES[name][0].get('n', 120)
 def index_lists(n, seed=0):
     "Clip pairs at random and extreme starts; sorted, unsorted, repeated, random and last indices."
     rng = random.Random(seed)
-    pairs = [[min(s + o, n - 1) for o in (0, 5, 10, 15, 20, 9, 14, 19, 24, 29)] for s in [0, max(n - 30, 0), *(rng.randrange(n) for _ in range(4))]]
+    starts = [0, max(n - 30, 0), *(rng.randrange(n) for _ in range(4))]
+    offsets = (0, 5, 10, 15, 20, 9, 14, 19, 24, 29)
+    pairs = [np.minimum(np.add(start, offsets), n - 1).tolist() for start in starts]
     some = [rng.randrange(n) for _ in range(12)]
-    return [*pairs, sorted(some), sorted(some)[::-1], some, [n - 1], [n - 1, 0, n - 1], [0], list(range(n))[-3:]]
+    up, last = sorted(some), list(range(n))[-3:]
+    return [*pairs, up, up[::-1], some, [n - 1], [n - 1, 0, n - 1], [0], last]
 
 
 @pytest.mark.parametrize('name', FILES)
 def test_every_frame_is_the_one_asked_for(numbered, name):
     path, n = numbered(name), n_written(name)
-    assert (video._packet_index(path) is not None) == FILES[name][1]
+    assert (seek._packet_index(path) is not None) == FILES[name][1]
     for idx in index_lists(n):
-        video._memory(path).clear()                               # as in a fresh process
+        known_facts(path).clear()                               # as in a fresh process
         x = read_frames(path, idx)
         assert numbers(x) == idx
         assert torch.equal(x, read_frames(path, idx, backend='pyav'))
     info = probe_video(path)
     height, width = FILES[name][0].get('size', (96, 160))
     assert (info.n_frames, info.height, info.width, info.damage) == (n, height, width, '')
-    for idx in index_lists(n, seed=1): assert numbers(read_frames(path, idx)) == idx        # with everything known
-    with pytest.raises(ValueError, match=f'index {n} is past the end, the video has {n} frames'): read_frames(path, [0, n])
+    for idx in index_lists(n, seed=1):                          # with everything known
+        assert numbers(read_frames(path, idx)) == idx
+    past = f'index {n} is past the end, the video has {n} frames'
+    with pytest.raises(ValueError, match=past): read_frames(path, [0, n])
 
 
 def _in_file_order(i, packet): packet.pts = packet.dts = i*packet.duration
-def _early(i, packet): packet.pts, packet.dts = packet.pts - 7*packet.duration, packet.dts - 7*packet.duration
 def _as_they_are(i, packet): pass
+
+
+def _early(i, packet):
+    packet.pts -= 7*packet.duration
+    packet.dts -= 7*packet.duration
 
 
 def _now_and_then_in_file_order(i, packet):
@@ -112,12 +141,17 @@ FRAGMENTS = {'movflags': 'frag_keyframe+empty_moov+default_base_moof'}
 
 @pytest.mark.parametrize('seed', range(30))
 def test_no_muxing_makes_a_jump_wrong(tmp_path, seed):
-    "A stream copied with times that say little or lie, as `-c copy` and careless tools write them: jumps return what decoding forward does."
+    """A stream copied with times that say little or lie, as `-c copy` and careless tools write
+    them: jumps return what decoding forward does."""
     rng = random.Random(seed)
     codec = rng.choice(['libx264', 'libx264', 'libx265', 'mpeg4'])
     b_frames, gop = rng.choice([0, 1, 3, 6]), rng.choice([5, 12, 30])
-    extra = {'x264-params': f'open-gop={rng.choice([0, 1])}:b-pyramid={rng.choice([0, 2])}:force-cfr=1'} if codec == 'libx264' else {}
-    source = write_numbered(tmp_path/'source.mp4', n=60, codec=codec, gop=gop, b_frames=b_frames, size=(96, 160), options=extra)
+    options = {}
+    if codec == 'libx264':
+        open_gop, pyramid = rng.choice([0, 1]), rng.choice([0, 2])
+        options['x264-params'] = f'open-gop={open_gop}:b-pyramid={pyramid}:force-cfr=1'
+    how = dict(codec=codec, gop=gop, b_frames=b_frames, options=options)
+    source = write_numbered(tmp_path/'source.mp4', n=60, size=(96, 160), **how)
     stamp, suffix = STAMPS[seed % len(STAMPS)], rng.choice(['.mp4', '.mov', '.mkv'])
     options = FRAGMENTS if suffix == '.mp4' and rng.random() < .5 else {}
     path = remux(source, tmp_path/f'copy{suffix}', stamp, **options)
@@ -125,35 +159,41 @@ def test_no_muxing_makes_a_jump_wrong(tmp_path, seed):
     every = read_frames(path, range(n), backend='pyav')
     assert n > 40
     for wanted in [[i] for i in range(n)] + index_lists(n, seed):
-        video._memory(path).clear()
-        assert torch.equal(read_frames(path, wanted), every[wanted]), (codec, b_frames, gop, stamp.__name__, suffix, wanted)
+        known_facts(path).clear()
+        what = how, stamp.__name__, suffix, wanted
+        assert torch.equal(read_frames(path, wanted), every[wanted]), what
 
 
 def test_times_in_the_order_of_the_file_do_not_stop_jumps(tmp_path, numbered, monkeypatch):
-    "`ffmpeg -c copy` from AVI to MP4, the everyday form of it: H.264 with B-frames, one time a picture in the order of the file."
+    """`ffmpeg -c copy` from AVI to MP4, the everyday form of it: H.264 with B-frames, one time a
+    picture in the order of the file."""
     path = remux(numbered('h264_b3_g12.mp4'), tmp_path/'copy.mp4', _in_file_order)
     monkeypatch.setattr(video, 'decode_forward', None)
     for wanted in index_lists(120): assert numbers(read_frames(path, wanted)) == wanted
 
 
 def test_jumps_are_taken(numbered, monkeypatch):
-    "Where the packets prove the order and keyframes are fresh starts, nothing is decoded forward from the start."
+    """Where the packets prove the order and keyframes are fresh starts, nothing is decoded forward
+    from the start."""
     def forbidden(*a): raise AssertionError('decoded forward')
     for name, (_, proven) in FILES.items():
         path = numbered(name)
         with monkeypatch.context() as m:
             m.setattr(video, 'decode_forward', forbidden)
             for idx in index_lists(n_written(name)):
-                if proven and name not in ('intra_refresh.mp4', 'open_gop.mp4'): assert numbers(read_frames(path, idx)) == idx
-                elif not proven:
-                    with pytest.raises(AssertionError, match='decoded forward'): read_frames(path, idx)
+                if not proven:
+                    with pytest.raises(AssertionError, match='decoded forward'):
+                        read_frames(path, idx)
+                elif name not in ('intra_refresh.mp4', 'open_gop.mp4'):
+                    assert numbers(read_frames(path, idx)) == idx
 
 
 def test_a_jump_decodes_only_what_is_shown_from_its_keyframe_on(numbered, monkeypatch):
     "Even where the seek lands on an earlier keyframe, as it does with a variable frame rate."
-    opened = video.open_video
+    opened = seek.open_video
     class Context:
         def __init__(self, ctx): vars(self)['ctx'] = ctx
+        def __getattr__(self, name): return getattr(self.ctx, name)
         def __setattr__(self, name, value): setattr(self.ctx, name, value)
         def decode(self, packet):
             if packet: decoded.append(packet.pts)
@@ -161,15 +201,18 @@ def test_a_jump_decodes_only_what_is_shown_from_its_keyframe_on(numbered, monkey
     @contextmanager
     def watched(path):
         with opened(path) as (c, s):
-            yield SimpleNamespace(seek=lambda t, stream: c.seek(t, stream=s), demux=lambda stream: c.demux(s)), SimpleNamespace(codec_context=Context(s.codec_context))
+            container = SimpleNamespace(
+                seek=lambda t, stream: c.seek(t, stream=s), demux=lambda stream: c.demux(s)
+            )
+            yield container, SimpleNamespace(codec_context=Context(s.codec_context))
     for name in ('mpeg4_b2_g50.avi', 'h264_b3_g50.mp4', 'h264_b3.mkv', 'vfr.mp4'):
         path = numbered(name)
-        index = video._packet_index(path)
+        index = seek._packet_index(path)
         for i in range(0, 120, 7):
             decoded = []
             with monkeypatch.context() as m:
-                m.setattr(video, 'open_video', watched)
-                assert [n for n, _ in video._jump(path, [i], index)] == [i]
+                m.setattr(seek, 'open_video', watched)
+                assert [n for n, _ in seek.jump(path, [i])] == [i]
             assert min(decoded) == max(k for k in index.key_number if k <= i)
 
 
@@ -181,56 +224,71 @@ def test_a_picture_the_decoder_calls_corrupt_is_not_jumped_to(numbered, tmp_path
         at, n = int(rng.integers(len(data)//10, int(.85*len(data)))), int(rng.choice([4, 40, 400]))
         data[at:at + n] = rng.integers(0, 256, n, np.uint8).tobytes()
         path.write_bytes(data)
-        index = video._packet_index(path)
-        if index is not None: assert not any(frame.is_corrupt for i in range(120) for _, frame in video._jump(path, [i], index))
-        with video.open_video(path) as (container, stream):
+        index = seek._packet_index(path)
+        if index is not None:
+            for i in range(120):
+                assert not any(frame.is_corrupt for _, frame in seek.jump(path, [i]))
+        with open_video(path) as (container, stream):
             for packet in container.demux(stream):
-                try: corrupt += sum(frame.is_corrupt for frame in stream.codec_context.decode(packet))
-                except av.FFmpegError: pass
-    assert corrupt                                                       # or this test has shown nothing
+                try: frames = stream.codec_context.decode(packet)
+                except av.FFmpegError: continue
+                corrupt += sum(frame.is_corrupt for frame in frames)
+    assert corrupt                       # or this test has shown nothing
 
 
 def test_an_empty_packet_is_not_the_end(numbered, tmp_path):
     "A picture of no bytes, which a decoder would take for the end of the stream."
     path = write_numbered(tmp_path/'a.mov', n=20, size=(96, 160), codec='mjpeg')
     data = bytearray(path.read_bytes())
-    sizes = data.index(b'stsz') + 16                                     # four bytes for the length of each picture
+    sizes = data.index(b'stsz') + 16     # four bytes for the length of each picture
     five, six = np.frombuffer(data, '>u4', 2, sizes + 20)
-    data[sizes + 20:sizes + 28] = np.array([five + six, 0], '>u4').tobytes()      # the sixth is nothing; what it was trails the fifth, unused
+    # the sixth is nothing; what it was trails the fifth, unused
+    data[sizes + 20:sizes + 28] = np.array([five + six, 0], '>u4').tobytes()
     path.write_bytes(data)
     with av.open(str(path)) as c: assert [p.size == 0 for p in c.demux(video=0)].index(True) == 6
-    assert probe_video(path).n_frames == 19 and numbers(read_frames(path, range(19))) == [i for i in range(20) if i != 6]
+    assert probe_video(path).n_frames == 19
+    assert numbers(read_frames(path, range(19))) == [i for i in range(20) if i != 6]
 
 
 def test_packing_is_real(numbered):
     "FFmpeg's own filter takes the packed file apart into the pictures it was made of."
     from av.bitstream import BitStreamFilterContext
-    def pictures(chunks): return [c[c.index(b'\0\0\1\xb6'):] for c in chunks if c.find(b'\0\0\1\xb6') >= 0 and len(c) > 19]
-    with av.open(str(numbered('packed_b2_g50.avi'))) as c, av.open(str(numbered('mpeg4_b2_g50.avi'))) as plain:
+    def pictures(chunks):
+        return [c[c.index(VOP):] for c in chunks if VOP in c and len(c) > 19]
+    packed, plain = numbered('packed_b2_g50.avi'), numbered('mpeg4_b2_g50.avi')
+    with av.open(str(packed)) as c, av.open(str(plain)) as plain:
         bsf = BitStreamFilterContext('mpeg4_unpack_bframes', c.streams.video[0])
         chunks = [bytes(q) for p in c.demux(video=0) if p.size for q in bsf.filter(p)]
         assert pictures(chunks) == pictures([bytes(p) for p in plain.demux(video=0) if p.size])
 
 
-@pytest.mark.parametrize('name', ['mpeg4_b2_g50.avi', 'mpeg4_b1_g50.avi', 'packed_b2_g50.avi', 'mpeg4_b2_g50.mp4'])
+@pytest.mark.parametrize(
+    'name', ['mpeg4_b2_g50.avi', 'mpeg4_b1_g50.avi', 'packed_b2_g50.avi', 'mpeg4_b2_g50.mp4']
+)
 def test_decord_is_still_wrong(numbered, name):
     "When this fails, decord has been mended: say so in the notebook."
     pytest.importorskip('decord')
     path, wrong = numbered(name), 0
-    for idx in index_lists(120): wrong += numbers(read_frames(path, idx, backend='decord')) != idx
+    for idx in index_lists(120):
+        wrong += numbers(read_frames(path, idx, backend='decord')) != idx
     assert wrong > 0
 
 
-@pytest.mark.parametrize('name', ['h264_b0_g12.mp4', 'h264_b3_g50.mp4', 'mpeg4_b0_g12.avi', 'rotated_90.mp4', 'rotated_-90.mp4', 'rotated_180.mp4'])
+@pytest.mark.parametrize('name', [
+    'h264_b0_g12.mp4', 'h264_b3_g50.mp4', 'mpeg4_b0_g12.avi', 'rotated_90.mp4', 'rotated_-90.mp4',
+    'rotated_180.mp4'])
 def test_decord_where_it_is_right(numbered, name):
     pytest.importorskip('decord')
-    for idx in index_lists(120): assert numbers(read_frames(numbered(name), idx, backend='decord')) == idx
+    for idx in index_lists(120):
+        assert numbers(read_frames(numbered(name), idx, backend='decord')) == idx
 
 
-@pytest.mark.parametrize('hidden', [5, 20])                          # with 5 every packet is still there, the first ones marked as not shown
+# with 5 every packet is still there, the first ones marked as not shown
+@pytest.mark.parametrize('hidden', [5, 20])
 def test_hidden_first_frames(tmp_path, numbered, hidden):
     "An edit list hides the first frames of the file: they are not shown, so they have no number."
-    with av.open(str(numbered('h264_b0_g12.mp4'))) as inp, av.open(str(tmp_path/'cut.mp4'), 'w') as out:
+    source, cut = numbered('h264_b0_g12.mp4'), tmp_path/'cut.mp4'
+    with av.open(str(source)) as inp, av.open(str(cut), 'w') as out:
         s = inp.streams.video[0]
         copy = out.add_stream_from_template(s)
         for p in inp.demux(s):
@@ -239,25 +297,29 @@ def test_hidden_first_frames(tmp_path, numbered, hidden):
             p.dts -= hidden*p.duration
             p.stream = copy
             out.mux(p)
-    assert numbers(read_frames(tmp_path/'cut.mp4', [50])) == [50 + hidden]               # before anything is known
-    assert probe_video(tmp_path/'cut.mp4').n_frames == 120 - hidden
-    assert numbers(read_frames(tmp_path/'cut.mp4', [0, 50, 119 - hidden])) == [hidden, 50 + hidden, 119]
+    assert numbers(read_frames(cut, [50])) == [50 + hidden]      # before anything is known
+    assert probe_video(cut).n_frames == 120 - hidden
+    assert numbers(read_frames(cut, [0, 50, 119 - hidden])) == [hidden, 50 + hidden, 119]
 
 
-def test_a_file_that_begins_in_the_middle(tmp_path, numbered):
-    "Its first pictures refer to some that are not there: whatever is decodable of it, jumps and decoding forward agree."
-    for name, start in (('mpeg4_b0_g50.avi', 5), ('mpeg4_b2_g50.avi', 52), ('mpeg4_b2_g50.avi', 53)):
-        path = tmp_path/f'{start}.avi'
-        with av.open(str(numbered(name))) as inp, av.open(str(path), 'w') as out:
-            copy = out.add_stream_from_template(inp.streams.video[0])
-            for t, p in enumerate(p for i, p in enumerate(inp.demux(video=0)) if p.size and i >= start):
-                p.pts = p.dts = t
-                p.stream = copy
-                out.mux(p)
-        every = read_frames(path, range(probe_video(path).n_frames), backend='pyav')
-        for idx in index_lists(len(every)):
-            video._memory(path).clear()
-            assert torch.equal(read_frames(path, idx), every[idx])
+@pytest.mark.parametrize(
+    'name,start', [('mpeg4_b0_g50.avi', 5), ('mpeg4_b2_g50.avi', 52), ('mpeg4_b2_g50.avi', 53)]
+)
+def test_a_file_that_begins_in_the_middle(tmp_path, numbered, name, start):
+    """Its first pictures refer to some that are not there: whatever is decodable of it, jumps and
+    decoding forward agree."""
+    path = tmp_path/'tail.avi'
+    with av.open(str(numbered(name))) as inp, av.open(str(path), 'w') as out:
+        copy = out.add_stream_from_template(inp.streams.video[0])
+        tail = [p for i, p in enumerate(inp.demux(video=0)) if p.size and i >= start]
+        for t, p in enumerate(tail):
+            p.pts = p.dts = t
+            p.stream = copy
+            out.mux(p)
+    every = read_frames(path, range(probe_video(path).n_frames), backend='pyav')
+    for idx in index_lists(len(every)):
+        known_facts(path).clear()
+        assert torch.equal(read_frames(path, idx), every[idx])
 
 
 def damaged(path, target, how):
@@ -266,13 +328,18 @@ def damaged(path, target, how):
     if how == 'cut': data = data[:int(.6*n)]
     elif how == 'zeros in the middle': data[n//2:n//2 + n//50] = bytes(n//50)
     elif how == 'zeros at the end': data[int(.7*n):] = bytes(n - int(.7*n))
-    elif how == 'noise': data[int(.7*n):int(.7*n) + 400] = np.random.default_rng(0).integers(0, 256, 400, np.uint8).tobytes()
+    elif how == 'noise':
+        noise = np.random.default_rng(0).integers(0, 256, 400, np.uint8)
+        data[int(.7*n):int(.7*n) + 400] = noise.tobytes()
     target.write_bytes(data)
     return target
 
 
-DAMAGE = [(name, how) for name in ('mpeg4_b0_g12.avi', 'mpeg4_b2_g50.avi', 'mpeg4_b2_g250.avi', 'packed_b2_g50.avi', 'h264_b3.mkv')
-          for how in ('cut', 'zeros in the middle', 'zeros at the end', 'noise')] + [('h264_b0_g12.mp4', 'noise'), ('h264_b3_g50.mp4', 'noise')]
+SPOILED = ('mpeg4_b0_g12.avi', 'mpeg4_b2_g50.avi', 'mpeg4_b2_g250.avi', 'packed_b2_g50.avi',
+           'h264_b3.mkv')
+HOW = ('cut', 'zeros in the middle', 'zeros at the end', 'noise')
+DAMAGE = [(name, how) for name in SPOILED for how in HOW]
+DAMAGE += [('h264_b0_g12.mp4', 'noise'), ('h264_b3_g50.mp4', 'noise')]
 
 
 @pytest.mark.parametrize('name,how', DAMAGE)
@@ -280,24 +347,34 @@ def test_damage_never_gives_a_wrong_frame(numbered, tmp_path, name, how):
     path = damaged(numbered(name), tmp_path/name, how)
     first_touch = {}
     for i in (0, 20, 40, 50, 60, 70, 80, 90, 100, 119):
-        video._memory(path).clear()
+        known_facts(path).clear()
         try: first_touch[i] = numbers(read_frames(path, [i]))
         except ValueError: pass
     info = probe_video(path)
-    assert 20 < info.n_frames < 120 and (info.damage or path.suffix == '.mkv')          # Matroska may just end
-    sure = info.n_frames - (3 if path.suffix == '.mkv' else 0)          # ... and the pictures that waited for what is cut off come last
-    assert numbers(read_frames(path, range(sure))) == list(range(sure))
-    assert torch.equal(read_frames(path, range(sure)), read_frames(numbered(name), range(sure)))         # not painted over either
-    for past in (info.n_frames, 119):                                    # whole pictures behind the damage have no number
-        with pytest.raises(ValueError, match=f'has {info.n_frames} frames'): read_frames(path, [past])
-    assert all(got == [i] for i, got in first_touch.items()), first_touch
+    matroska = path.suffix == '.mkv'                            # which may just end,
+    assert 20 < info.n_frames < 120 and (info.damage or matroska)
+    # and the pictures that waited for what is cut off come last
+    sure = range(info.n_frames - (3 if matroska else 0))
+    shown = numbers(read_frames(path, sure))
+    assert shown == sorted(set(shown))
+    # not painted over either
+    assert torch.equal(read_frames(path, sure), read_frames(numbered(name), shown))
+    assert shown == list(sure) or how not in ('cut', 'zeros at the end')
+    if info.damage and how != 'cut': assert 0 < info.missing <= 120 - info.n_frames + 2
+    for past in (info.n_frames, 119):
+        with pytest.raises(ValueError, match=f'has {info.n_frames} frames'):
+            read_frames(path, [past])
+    for i, got in first_touch.items():
+        if i < len(shown): assert got == [shown[i]]
 
 
 def test_unreadable_files(tmp_path, numbered):
     "Every reason is an error of one kind that names the file."
-    cases = {'empty.avi': (b'', 'empty file'), 'text.avi': (b'not a video\n'*400, 'video'), 'noise.mp4': (os.urandom(9000), 'video')}
+    cases = {
+        'empty.avi': (b'', 'empty file'), 'text.avi': (b'not a video\n'*400, 'video'),
+        'noise.mp4': (os.urandom(9000), 'video')}
     for name, (data, _) in cases.items(): (tmp_path/name).write_bytes(data)
-    damaged(numbered('h264_b0_g12.mp4'), tmp_path/'cut.mp4', 'cut')                       # its index is gone
+    damaged(numbered('h264_b0_g12.mp4'), tmp_path/'cut.mp4', 'cut')         # its index is gone
     cases['cut.mp4'] = None, 'cannot be opened as a video'
     with av.open(str(tmp_path/'picture.png'), 'w') as c:
         s = c.add_stream('png')
@@ -306,33 +383,51 @@ def test_unreadable_files(tmp_path, numbered):
     cases['picture.png'] = None, 'is not a video'
     with av.open(str(tmp_path/'sound.wav'), 'w') as c:
         s = c.add_stream('pcm_s16le', rate=8000, layout='mono')
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format='s16', layout='mono')
+        silence = np.zeros((1, 800), np.int16)
+        sound = av.AudioFrame.from_ndarray(silence, format='s16', layout='mono')
         sound.sample_rate = 8000
         c.mux(s.encode(sound))
     cases['sound.wav'] = None, 'no video stream'
     (tmp_path/'folder.avi').mkdir()
     cases['folder.avi'], cases['gone.avi'] = (None, 'directory'), (None, 'does not exist')
+    cache = FrameCache(tmp_path/'cache')
+    reads = [
+        probe_video, lambda path: read_frames(path, [0]),
+        lambda path: read_frames(path, [0], None, 'pyav'),
+        lambda path: cache.read_frames(path, [0])]
     for name, (_, reason) in cases.items():
         path = tmp_path/name
-        for read, args in ((probe_video, ()), (read_frames, ([0],)), (read_frames, ([0], None, 'pyav')), (FrameCache(tmp_path/'cache').read_frames, ([0],))):
-            with pytest.raises(VideoError, match=reason) as e: read(path, *args)
+        for read in reads:
+            with pytest.raises(VideoError, match=reason) as e: read(path)
             assert e.value.path == path and str(e.value) == f'{path}: {e.value.reason}'
+
+
+WRONG = [
+    ([-1], 'negative'), ([], 'no frame index'), ([1.5], 'whole numbers'),
+    ([0, 120], 'past the end'), ([10**9], 'past the end')]
+
+
+@pytest.mark.parametrize('idx,words', WRONG)
+def test_wrong_indices(numbered, idx, words):
+    path = numbered('mpeg4_b0_g12.avi')
+    for backend in ('auto', 'pyav'):
+        with pytest.raises(ValueError, match=words) as e: read_frames(path, idx, backend=backend)
+        assert str(path) in str(e.value)
 
 
 def test_wrong_arguments(numbered):
     path = numbered('mpeg4_b0_g12.avi')
-    for idx, words in (([-1], 'negative'), ([], 'no frame index'), ([1.5], 'whole numbers'), ([0, 120], 'past the end'), ([10**9], 'past the end')):
-        for backend in ('auto', 'pyav'):
-            with pytest.raises(ValueError, match=words) as e: read_frames(path, idx, backend=backend)
-            assert str(path) in str(e.value)
-    with pytest.raises(ValueError, match='unknown backend'): read_frames(path, [0], backend='opencv')
+    with pytest.raises(ValueError, match='unknown backend'):
+        read_frames(path, [0], backend='opencv')
     with pytest.raises(ValueError, match='short_side'): read_frames(path, [0], short_side=0)
-    assert numbers(read_frames(path, np.array([3, 5]))) == numbers(read_frames(path, torch.tensor([3, 5]))) == [3, 5]
+    for idx in (np.array([3, 5]), torch.tensor([3, 5])):
+        assert numbers(read_frames(path, idx)) == [3, 5]
 
 
 def test_backend_that_does_not_load(numbered, monkeypatch):
     monkeypatch.setitem(sys.modules, 'decord', None)
-    with pytest.raises(ValueError, match="'decord' cannot be loaded here"): read_frames(numbered('one.avi'), [0], backend='decord')
+    with pytest.raises(ValueError, match="'decord' cannot be loaded here"):
+        read_frames(numbered('one.avi'), [0], backend='decord')
 
 
 def test_a_changed_file_is_read_anew(tmp_path):
@@ -363,21 +458,28 @@ def test_decoding_stops_after_the_last_wanted_frame(numbered, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path):
-    path = write_video(tmp_path/'long.avi', (np.full((240, 320, 3), i % 250, np.uint8) for i in range(1200)))    # 276 MB when decoded
+    frames = (np.full((240, 320, 3), i % 250, np.uint8) for i in range(1200))
+    path = write_video(tmp_path/'long.avi', frames)     # 276 MB when decoded
     code = '''import resource, sys
 from fstcn.video import read_frames, probe_video
 read_frames(sys.argv[1], [0])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-read_frames(sys.argv[1], [1199, 3], backend='pyav'); probe_video(sys.argv[1]); read_frames(sys.argv[1], [1199, 3])
+read_frames(sys.argv[1], [1199, 3], backend='pyav')
+probe_video(sys.argv[1])
+read_frames(sys.argv[1], [1199, 3])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)'''
-    out = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True, check=True)
+    command = [sys.executable, '-c', code, str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(out.stdout) < 40_000                # kB
 
 
 def test_nothing_is_printed_about_damage(numbered, tmp_path):
     path = damaged(numbered('mpeg4_b2_g50.avi'), tmp_path/'a.avi', 'zeros in the middle')
-    code = 'import sys; from fstcn.video import probe_video, read_frames; print(probe_video(sys.argv[1]).n_frames, len(read_frames(sys.argv[1], [3])))'
-    out = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True, check=True)
+    code = '''import sys
+from fstcn.video import probe_video, read_frames
+print(probe_video(sys.argv[1]).n_frames, len(read_frames(sys.argv[1], [3])))'''
+    command = [sys.executable, '-c', code, str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
     assert out.stderr == '' and out.stdout.split()[1] == '1'
 
 
@@ -387,7 +489,8 @@ def test_reading_in_a_worker_after_the_parent_has_read(numbered, tmp_path, metho
     path, context = numbered('h264_b3_g50.mp4'), multiprocessing.get_context(method)
     assert numbers(read_frames(path, [100, 5])) == [100, 5]
     queue = context.Queue()
-    child = context.Process(target=read_in_child, args=(queue, FrameCache(tmp_path), path, [119, 60, 3]))
+    args = queue, FrameCache(tmp_path), path, [119, 60, 3]
+    child = context.Process(target=read_in_child, args=args)
     child.start()
     assert [queue.get(timeout=300), queue.get(timeout=300)] == [[119, 60, 3]]*2
     child.join()
@@ -401,10 +504,13 @@ def test_guard_ends_what_does_not_end(numbered):
         guard.timeout = 200
         assert guard(probe_video, path) == probe_video(path)
         child = guard(eval, 'os.getpid()')
-        assert guard(eval, 'os.getpid()') == child                             # the same process serves the next call
+        assert guard(eval, 'os.getpid()') == child     # the same process serves the next call
         with pytest.raises(ValueError, match='negative'): guard(read_frames, path, [-1])
-        with pytest.raises(VideoError, match='does not exist'): guard(probe_video, path.with_name('gone.avi'))
-        with ThreadPoolExecutor(2) as pool: assert [i.n_frames for i in pool.map(lambda p: guard(probe_video, p), [path]*6)] == [120]*6
+        with pytest.raises(VideoError, match='does not exist'):
+            guard(probe_video, path.with_name('gone.avi'))
+        with ThreadPoolExecutor(2) as pool:
+            infos = list(pool.map(lambda p: guard(probe_video, p), [path]*6))
+        assert [info.n_frames for info in infos] == [120]*6
         with pytest.raises(VideoError, match='killed the process'): guard(eval, 'os._exit(3)')
         child = guard(eval, 'os.getpid()')
         os.kill(child, 0)
@@ -416,33 +522,46 @@ def test_guard_after_the_parent_has_used_its_threads(numbered, monkeypatch):
     path = numbered('h264_b3_g50.mp4')
     x = torch.rand(1000, 1000)
     x @ x
-    read_frames(path, [3], short_side=48)
+    here = read_frames(path, [3, 100], short_side=48)
     with Guard(timeout=60, workers=2) as guard:
-        for _ in range(4): assert torch.equal(guard(read_frames, path, [3, 100], 48), read_frames(path, [3, 100], 48))
+        for _ in range(4): assert torch.equal(guard(read_frames, path, [3, 100], 48), here)
 
 
 def test_guard_in_a_script_without_a_main_guard(tmp_path):
-    "Where children are spawned, a script that starts them as it is imported is told what to do, and does not start them for ever."
+    """Where children are spawned, a script that starts them as it is imported is told what to do,
+    and does not start them for ever."""
     script = tmp_path/'script.py'
-    script.write_text("import sys\nfrom fstcn.video import Guard\nsys.platform = 'darwin'\nwith Guard() as guard: guard(str.upper, 'a')\n")
+    script.write_text('''import sys
+from fstcn.guard import Guard
+sys.platform = 'darwin'
+with Guard() as guard: guard(str.upper, 'a')
+''')
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "under `if __name__ == '__main__':`" in done.stderr
 
 
-def test_cache_equals_reading(numbered, tmp_path, monkeypatch):
-    for name, short_side in (('h264_b3_g50.mp4', None), ('packed_b2_g50.avi', 48), ('odd.avi', 64), ('rotated_90.mp4', 48), ('vfr.mkv', 200)):
-        cache, path = FrameCache(tmp_path/'cache', short_side), numbered(name)
-        for idx in index_lists(120): assert torch.equal(cache.read_frames(path, idx), read_frames(path, idx, short_side))
-        assert cache.n_frames(path) == 120
-        with pytest.raises(ValueError, match='past the end, the video has 120'): cache.read_frames(path, [120])
-        side = short_side or min(probe_video(path).height, probe_video(path).width)
-        with monkeypatch.context() as m:                    # from now on nothing is decoded
-            m.setattr(video, 'open_video', None)
-            assert min(cache.read_frames(path, [5]).shape[1:3]) == side
+CACHED = [
+    ('h264_b3_g50.mp4', None), ('packed_b2_g50.avi', 48), ('odd.avi', 64), ('rotated_90.mp4', 48),
+    ('vfr.mkv', 200)]
+
+
+@pytest.mark.parametrize('name,short_side', CACHED)
+def test_cache_equals_reading(numbered, tmp_path, monkeypatch, name, short_side):
+    cache, path = FrameCache(tmp_path/'cache', short_side), numbered(name)
+    for idx in index_lists(120):
+        assert torch.equal(cache.read_frames(path, idx), read_frames(path, idx, short_side))
+    assert cache.n_frames(path) == 120
+    with pytest.raises(ValueError, match='past the end, the video has 120'):
+        cache.read_frames(path, [120])
+    side = short_side or min(probe_video(path).height, probe_video(path).width)
+    with monkeypatch.context() as m:                    # from now on nothing is decoded
+        m.setattr(av, 'open', None)
+        assert min(cache.read_frames(path, [5]).shape[1:3]) == side
 
 
 def test_cache_follows_the_file(tmp_path):
-    cache, path = FrameCache(tmp_path/'cache'), write_numbered(tmp_path/'a.avi', n=5, size=(96, 160))
+    cache = FrameCache(tmp_path/'cache')
+    path = write_numbered(tmp_path/'a.avi', n=5, size=(96, 160))
     assert numbers(cache.read_frames(path, [4])) == [4]
     write_numbered(path, n=5, size=(96, 160), first=100)
     assert numbers(cache.read_frames(path, [4])) == [104]
@@ -450,35 +569,43 @@ def test_cache_follows_the_file(tmp_path):
     (stored,) = (tmp_path/'cache').iterdir()
     whole = stored.read_bytes()
     for spoiled in (b'broken', b'', whole[:100], whole[:-50_000], whole[:-1], whole + b'x'):
-        stored.unlink()                                        # a new file: cut short in place, it would take the pages from under `cache`
+        # a new file: cut short in place, it would take the pages from under the cache
+        stored.unlink()
         stored.write_bytes(spoiled)
-        assert numbers(cache.read_frames(path, [4])) == numbers(FrameCache(tmp_path/'cache').read_frames(path, [4])) == [104]
+        for reader in (cache, FrameCache(tmp_path/'cache')):
+            assert numbers(reader.read_frames(path, [4])) == [104]
         assert stored.read_bytes() == whole                    # made anew
     path.unlink()
     with pytest.raises(VideoError, match='does not exist'): cache.read_frames(path, [4])
 
 
 def test_cache_is_bounded(tmp_path):
-    paths = [write_numbered(tmp_path/f'{i}.avi', n=5, size=(96, 160), first=10*i) for i in range(3)]
+    paths = [tmp_path/f'{i}.avi' for i in range(3)]
+    for i, path in enumerate(paths): write_numbered(path, n=5, size=(96, 160), first=10*i)
     cache = FrameCache(tmp_path/'cache', max_bytes=2*(5*96*160*3 + 200))
     for p in paths[:2]: cache.read_frames(p, [0])
-    with pytest.warns(UserWarning, match='the frame cache is full'): assert numbers(cache.read_frames(paths[2], [4, 1])) == [24, 21]
-    assert len(list((tmp_path/'cache').iterdir())) == 2 and video._cache_size(cache.root) <= cache.max_bytes
+    with pytest.warns(UserWarning, match='the frame cache is full'):
+        assert numbers(cache.read_frames(paths[2], [4, 1])) == [24, 21]
+    assert len(list((tmp_path/'cache').iterdir())) == 2
+    assert frame_cache._cache_size(cache.root) <= cache.max_bytes
     assert cache.n_frames(paths[2]) == 5
 
 
 def test_cache_under_several_processes_and_a_kill(numbered, tmp_path):
     context, root = multiprocessing.get_context('spawn'), tmp_path/'cache'
-    paths = [numbered(n) for n in ('h264_b3_g50.mp4', 'packed_b2_g50.avi', 'odd.avi', 'vfr.mkv', 'two.avi')]
-    children = [context.Process(target=fill_cache, args=(root, paths, 2**30, 64), daemon=True) for _ in range(2)]
+    names = ('h264_b3_g50.mp4', 'packed_b2_g50.avi', 'odd.avi', 'vfr.mkv', 'two.avi')
+    paths = [numbered(name) for name in names]
+    work = dict(target=fill_cache, args=(root, paths, 2**30, 64), daemon=True)
+    children = [context.Process(**work) for _ in range(2)]
     for c in children: c.start()
     limit = time.time() + 300
     while not any(root.glob('*')) and time.time() < limit: time.sleep(.005)
     for c in children: c.kill()
     for c in children: c.join()
-    for f in root.glob('*.npy'): assert len(np.load(f)) in (2, 120)                     # whole or not there
+    for f in root.glob('*.npy'): assert len(np.load(f)) in (2, 120)      # whole or not there
     cache = FrameCache(root, 64)
-    for p in paths: assert torch.equal(cache.read_frames(p, [1, 0]), read_frames(p, [1, 0], 64))
+    for p in paths:
+        assert torch.equal(cache.read_frames(p, [1, 0]), read_frames(p, [1, 0], 64))
 
 
 def test_abandoned_parts_are_removed(tmp_path):
@@ -487,17 +614,20 @@ def test_abandoned_parts_are_removed(tmp_path):
         folder.mkdir()
         (folder/'x.npy').write_bytes(b'x'*10)
     for left in (old/'x.npy', old): os.utime(left, (0, 0))
-    assert video._cache_size(tmp_path) == 10 and new.exists() and not old.exists()
+    assert frame_cache._cache_size(tmp_path) == 10 and new.exists() and not old.exists()
 
 
-@pytest.mark.parametrize('name,options', [('a.avi', {}), ('a.mp4', {}), ('a.mkv', {}), ('b.avi', dict(b_frames=2, gop=50)), ('h.mp4', dict(codec='libx264', b_frames=2)),
-                                          ('o.mp4', dict(codec='libx264', preset='ultrafast', gop=30))])
+@pytest.mark.parametrize('name,options', [
+    ('a.avi', {}), ('a.mp4', {}), ('a.mkv', {}), ('b.avi', dict(b_frames=2, gop=50)),
+    ('h.mp4', dict(codec='libx264', b_frames=2)),
+    ('o.mp4', dict(codec='libx264', preset='ultrafast', gop=30))])
 @pytest.mark.parametrize('size', [(96, 160), (97, 143)])
 def test_written_frames_come_back(tmp_path, name, options, size):
     frames = np.stack([numbered_frame(i, *size) for i in range(40)])
-    write_video(tmp_path/name, frames, fps=30, **options)
-    write_video(tmp_path/('2'+name), iter(torch.from_numpy(frames)), fps=30, **options)
-    assert (tmp_path/name).read_bytes() == (tmp_path/('2'+name)).read_bytes()            # the same bytes every time
+    path, again = tmp_path/name, tmp_path/f'2{name}'
+    write_video(path, frames, fps=30, **options)
+    write_video(again, iter(torch.from_numpy(frames)), fps=30, **options)
+    assert path.read_bytes() == again.read_bytes()       # the same bytes every time
     info, back = probe_video(tmp_path/name), read_frames(tmp_path/name, range(40))
     assert (info.n_frames, info.fps, info.height, info.width) == (40, 30, *size)
     assert numbers(back) == list(range(40))
@@ -512,21 +642,29 @@ def test_writing_is_whole_or_not_at_all(tmp_path):
         yield good[0]
         raise KeyError('in the middle')
     with pytest.raises(KeyError): write_video(path, breaks())
-    for frames, words in (([], 'no frames'), (good.astype(float), 'float64'), (good[..., :1], 'uint8'), (good[0], 'uint8'), ([good[0], good[0, :16]], 'one size')):
+    wrong = [
+        ([], 'no frames'), (good.astype(float), 'float64'), (good[..., :1], 'uint8'),
+        (good[0], 'uint8'), ([good[0], good[0, :16]], 'one size')]
+    for frames, words in wrong:
         with pytest.raises(ValueError, match=words): write_video(path, frames)
-    with pytest.raises(ValueError, match='yuv444p'): write_video(tmp_path/'b.mp4', good[:, :31], codec='libx264', pix_fmt='yuv420p')
+    odd = dict(codec='libx264', pix_fmt='yuv420p')
+    with pytest.raises(ValueError, match='yuv444p'):
+        write_video(tmp_path/'b.mp4', good[:, :31], **odd)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.avi']
+
+
+STRANGE = ('-a(1)[2]!#&+;~@.avi', 'http:x.avi', 'concat:a|b.avi')
 
 
 def test_names_that_break_other_tools(tmp_path):
     "Names as in HMDB-51, and some that FFmpeg would take for a protocol or a pattern."
-    for name in ('-a(1)[2]!#&+;~@.avi', 'http:x.avi', 'concat:a|b.avi', '%03d.avi', 'ü ñ.avi', "it's.avi"):
+    for name in (*STRANGE, '%03d.avi', 'ü ñ.avi', "it's.avi"):
         path = write_numbered(tmp_path/'plain.avi', n=3, size=(96, 160)).rename(tmp_path/name)
         assert probe_video(path).n_frames == 3 and numbers(read_frames(path, [2, 0])) == [2, 0]
     here = os.getcwd()
     try:
         os.chdir(tmp_path)
-        for name in ('-a(1)[2]!#&+;~@.avi', 'http:x.avi', 'concat:a|b.avi'): assert numbers(read_frames(name, [1])) == [1]
+        for name in STRANGE: assert numbers(read_frames(name, [1])) == [1]
         assert write_video('http:y.avi', np.zeros((1, 32, 32, 3), np.uint8)).exists()
     finally: os.chdir(here)
 
@@ -545,33 +683,44 @@ def test_tags_that_are_not_utf8(tmp_path):
 
 
 def test_a_size_that_changes(tmp_path):
-    "A stream glued from two: its frames cannot be one tensor, unless they are not asked for together."
-    parts = [write_numbered(tmp_path/f'{h}.mjpeg', n=20, size=(h, 160), codec='mjpeg') for h in (96, 112)]
-    (tmp_path/'both.mjpeg').write_bytes(b''.join(p.read_bytes() for p in parts))
-    assert numbers(read_frames(tmp_path/'both.mjpeg', [3, 5])) == [3, 5] and numbers(read_frames(tmp_path/'both.mjpeg', [25])) == [5]
-    with pytest.raises(VideoError, match='another size'): read_frames(tmp_path/'both.mjpeg', [3, 25])
-    for asked in ([3, 25], [3]):                                             # a cache holds a whole video, as one array
-        with pytest.raises(VideoError, match='frame 20 has another size'): FrameCache(tmp_path/'cache').read_frames(tmp_path/'both.mjpeg', asked)
+    """A stream glued from two: its frames cannot be one tensor, unless they are not asked for
+    together."""
+    both, data = tmp_path/'both.mjpeg', b''
+    for height in (96, 112):
+        part = tmp_path/f'{height}.mjpeg'
+        data += write_numbered(part, n=20, size=(height, 160), codec='mjpeg').read_bytes()
+    both.write_bytes(data)
+    assert numbers(read_frames(both, [3, 5])) == [3, 5] and numbers(read_frames(both, [25])) == [5]
+    with pytest.raises(VideoError, match='another size'): read_frames(both, [3, 25])
+    for asked in ([3, 25], [3]):                      # a cache holds a whole video, as one array
+        with pytest.raises(VideoError, match='frame 20 has another size'):
+            FrameCache(tmp_path/'cache').read_frames(both, asked)
     assert not list((tmp_path/'cache').iterdir())
 
 
+REAL = [
+    ('ucf101_samples/v_ApplyEyeMakeup_g01_c01.avi', 164, 164),
+    ('ucf101_samples/v_BaseballPitch_g01_c01.avi', 107, 107),
+    ('ut_interaction/segmented_set1/0_1_4.avi', 108, 110)]      # the header counts two more
+
+
 @pytest.mark.skipif(not DATA.exists(), reason='the real videos are not here')
-def test_real_videos(tmp_path):
-    for path, n in (('ucf101_samples/v_ApplyEyeMakeup_g01_c01.avi', 164), ('ucf101_samples/v_BaseballPitch_g01_c01.avi', 107),
-                    ('ut_interaction/segmented_set1/0_1_4.avi', 108)):
-        path = DATA/path
-        assert probe_video(path).n_frames == n and not probe_video(path).damage
-        every = read_frames(path, range(n), backend='pyav')
-        for idx in index_lists(n): assert torch.equal(read_frames(path, idx), every[idx])
-        cut = damaged(path, tmp_path/path.name, 'cut')
-        assert n//3 < (m := probe_video(cut).n_frames) < n and torch.equal(read_frames(cut, range(m)), every[:m])
-    with av.open(str(path)) as c: assert c.streams.video[0].frames == n + 2              # the header counts two more
+@pytest.mark.parametrize('name,n,header', REAL)
+def test_real_videos(tmp_path, name, n, header):
+    path = DATA/name
+    assert probe_video(path).n_frames == n and not probe_video(path).damage
+    every = read_frames(path, range(n), backend='pyav')
+    for idx in index_lists(n): assert torch.equal(read_frames(path, idx), every[idx])
+    with av.open(str(path)) as c: assert c.streams.video[0].frames == header
+    cut = damaged(path, tmp_path/path.name, 'cut')
+    m = probe_video(cut).n_frames
+    assert n//3 < m < n and torch.equal(read_frames(cut, range(m)), every[:m])
 
 
 def test_times_that_do_not_rise_count_for_nothing():
     "No times at all, or the same again and again: the stated rate counts."
     for times in ([None]*40, [0.]*40, [i % 20/10 for i in range(40)]):
-        clock = video.FrameClock(25)
+        clock = FrameClock(25)
         for t in times: clock.add(t)
         assert (clock.fps(), clock.at(30)) == (25, 30)
         passed = [clock.passed(since, .2) for since in (26, 34, 35)]
@@ -583,12 +732,12 @@ VOP = b'\0\0\1\xb6'
 
 def test_the_type_of_a_picture_of_mpeg4():
     pictures = [VOP + bytes([first]) + bytes(20) for first in (0, 64, 128, 192)]
-    assert [video._vop_type(p) for p in pictures] == list('IPBS')
+    assert [packets.vop_type(p) for p in pictures] == list('IPBS')
 
 
 @pytest.mark.parametrize('packet', [2*(VOP + bytes(20)), VOP + bytes(8), bytes(30)])
 def test_packets_that_are_packed_or_small_or_hold_no_picture(packet):
-    assert video._vop_type(packet) is None
+    assert packets.vop_type(packet) is None
 
 
 H264_UNITS = [((9, 6, 5), True), ((9, 6, 1), False), ((6,), False), ((), False)]
@@ -597,14 +746,14 @@ H264_UNITS = [((9, 6, 5), True), ((9, 6, 1), False), ((6,), False), ((), False)]
 @pytest.mark.parametrize('kinds,refresh', H264_UNITS)
 def test_refreshes_of_h264(kinds, refresh):
     units = b''.join(bytes([0, 0, 0, 3, kind, 1, 2]) for kind in kinds)     # each of three bytes
-    assert video._is_refresh(units, 'h264', bytes([1, 0, 0, 0, 255])) is refresh
-    assert video._is_refresh(units, 'h264', b'') is False    # start codes, no lengths
+    assert packets.is_refresh(units, 'h264', bytes([1, 0, 0, 0, 255])) is refresh
+    assert packets.is_refresh(units, 'h264', b'') is False    # start codes, no lengths
 
 
 @pytest.mark.parametrize('kind,refresh', [(20, True), (19, False), (21, False), (1, False)])
 def test_refreshes_of_hevc(kind, refresh):
     units = b''.join(bytes([0, 0, 0, 3, 2*k, 1, 2]) for k in (35, kind))
-    assert video._is_refresh(units, 'hevc', bytes([1]) + bytes(20) + bytes([255])) is refresh
+    assert packets.is_refresh(units, 'hevc', bytes([1]) + bytes(20) + bytes([255])) is refresh
 
 
 TURNED = {2: np.fliplr, 4: np.flipud, 5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, -1)}
@@ -619,10 +768,10 @@ def test_pictures_with_exif(tmp_path, orientation):
     exif = b'Exif\0\0II*\0\x08\0\0\0' + tag
     path.write_bytes(jpeg[:2] + b'\xff\xe1\0' + bytes([len(exif) + 2]) + exif + jpeg[2:])
     for _ in range(2):                         # what is replaced meanwhile is put back
-        frame = next(video.decode_forward(path))
+        frame = next(decode_forward(path))
         # the day PyAV knows EXIF, `_side_data` can go
         with pytest.raises(ValueError, match='is not a valid Type'): _ = frame.side_data
-        shown, expected = video.to_rgb(frame), TURNED[orientation](picture)
+        shown, expected = to_rgb(frame), TURNED[orientation](picture)
         assert shown.shape == expected.shape
         assert np.abs(shown.astype(int) - expected).mean() < 8
 
@@ -646,7 +795,7 @@ def test_a_cache_whose_disk_is_gone_says_so_once(numbered, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs a disk without space')
 def test_a_cache_on_a_full_disk_says_so_once(numbered, tmp_path, monkeypatch):
-    monkeypatch.setattr(video, 'atomic', lambda file, sync: nullcontext('/dev/full'))
+    monkeypatch.setattr(frame_cache, 'atomic', lambda file, sync: nullcontext('/dev/full'))
     (said,) = _said(FrameCache(tmp_path), numbered('mpeg4_b2_g50.avi'), numbered('h264_b3_g50.mp4'))
     assert 'cannot be written (No space left on device)' in said
 
@@ -654,5 +803,5 @@ def test_a_cache_on_a_full_disk_says_so_once(numbered, tmp_path, monkeypatch):
 def test_packets_that_cannot_be_counted(monkeypatch):
     class Broken:
         def demux(self, stream): raise av.error.InvalidDataError(1, 'broken')
-    monkeypatch.setattr(video, 'open_video', lambda path: nullcontext((Broken(), None)))
-    assert video._n_packets('a.avi') == 0
+    monkeypatch.setattr(frame_cache, 'open_video', lambda path: nullcontext((Broken(), None)))
+    assert frame_cache._n_packets('a.avi') == 0
