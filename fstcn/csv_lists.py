@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from .files import file_fault
 from .splits import DatasetError, Video, VideoSplit, group_of, name_some, validate_split
 from .layouts import DataKind
 from .folders import PART_NAMES, held_out_part, hold_out
@@ -43,6 +44,8 @@ def csv_rows(
     path:str|os.PathLike, # a CSV file with columns path and label
 ) -> list[dict[str, str]]: # its rows: fields by lower-case column name
     "Read a CSV file. `DatasetError` names the line that is not as the header says."
+    why = file_fault(path)
+    if why: raise DatasetError(f'{path}: cannot be read: {why}')
     try:
         with open(path, newline='', encoding='utf-8-sig') as f:
             lines = csv.reader(f, strict=True, skipinitialspace=True)
@@ -53,7 +56,7 @@ def csv_rows(
     except csv.Error as e:
         raise DatasetError(f'{path}, line {lines.line_num}: cannot be read: {e}. A field in quotes '
                            'ends with a quote, and a quote in it is doubled') from e
-    except (OSError, ValueError) as e: # ValueError: no name at all
+    except OSError as e:
         raise DatasetError(f'{path}: cannot be read: {e}') from e
     if not rows: raise DatasetError(f'{path}: no videos listed')
     return rows

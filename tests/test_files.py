@@ -1,12 +1,17 @@
-"""What killed processes leave beside a file, and who removes it."""
+"""What killed processes leave beside a file, and who removes it; what is no file to read."""
+import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
-from fstcn.files import PART, atomic, remove_parts
+from fstcn.files import PART, atomic, file_fault, remove_parts
+from fstcn.decoding import VideoError, probe_video
+from fstcn.video import read_frames
+from fstcn.datasets import DatasetError, load_split
 
 pytestmark = pytest.mark.faults
 
@@ -79,3 +84,38 @@ def test_writing_while_another_removes(tmp_path):
             n += 1
     finally:
         for other in others: kill(other)
+
+
+POINTER = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'
+
+
+def video_reads(path):
+    "Each way in which a video is opened."
+    yield probe_video, path
+    for backend in ('auto', 'pyav', 'decord'):
+        yield partial(read_frames, backend=backend), path, [0]
+
+
+@pytest.mark.skipif(sys.platform in ('darwin', 'win32'), reason='names are UTF-8 here')
+def test_what_is_no_video_is_named(tmp_path):
+    strange = tmp_path/os.fsdecode(b'caf\xe9.avi')
+    for file, content in [(tmp_path/'film.mp4', POINTER), (strange, b'RIFF')]:
+        file.write_bytes(content)
+    reasons = {
+        tmp_path/'film.mp4': 'git lfs pull', strange: 'not UTF-8', tmp_path: 'is a directory',
+        tmp_path/'a\0b': 'does not exist', tmp_path/'film.mp4/a': 'does not exist'}
+    for path, reason in reasons.items():
+        for read, *args in video_reads(path):
+            with pytest.raises(VideoError, match=reason) as e: read(*args)
+            assert e.value.path == path
+
+
+def test_a_list_that_is_a_pointer(tmp_path):
+    (tmp_path/'list.csv').write_bytes(POINTER)
+    with pytest.raises(DatasetError, match='list.csv: cannot be read: is a Git LFS pointer'):
+        load_split(tmp_path/'list.csv')
+
+
+def test_a_device_is_not_read_from(tmp_path):
+    os.mkfifo(tmp_path/'pipe')
+    assert file_fault(tmp_path/'pipe') == '' # opening it would wait for a writer
