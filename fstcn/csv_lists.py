@@ -24,7 +24,8 @@ def _checked_rows(lines, path):
     header = [h.strip().lower() for h in next(lines, [])]
     if not {'path', 'label'} <= set(header):
         raise DatasetError(f'{path}: the first line must name the columns path and label '
-                           f'(and split, group), it has {name_some(header)}. Save it as UTF-8 with commas')
+                           f'(and split, group), it has {name_some(header)}. '
+                           'Save it as UTF-8 with commas')
     twice = sorted({h for h in header if header.count(h) > 1})
     if twice: raise DatasetError(f'{path}: more than one column {name_some(twice)}')
     for fields in lines:
@@ -36,7 +37,8 @@ def _checked_rows(lines, path):
         row = dict(zip(header, fields, strict=True))
         if not row['path']: raise DatasetError(f'{where}: the path is empty')
         if '\0' in ''.join(fields):
-            raise DatasetError(f'{where}: damaged, there are zero bytes in it. Write the file again')
+            raise DatasetError(f'{where}: damaged, there are zero bytes in it. '
+                               'Write the file again')
         yield row | {'label': row['label'].strip()}
 
 

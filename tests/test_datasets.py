@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from fstcn import check
 from fstcn import datasets as ds
+from fstcn.cli import app
 from fstcn.splits import _PIECE, checksum, fingerprint
 from fstcn.writing import write_video
 
@@ -988,3 +990,12 @@ def test_paths_and_lists_with_zero_bytes_are_named(tmp_path):
     root = make_ucf(tmp_path)
     with open(root/'lists/classInd.txt', 'ab') as f: f.write(b'\0'*100)
     refuses('classInd.txt: damaged', ds.load_split, root)
+
+
+@pytest.mark.faults
+def test_check_says_in_one_line_what_is_left_out(tmp_path):
+    write_video(tmp_path/'a/1.avi', frames(3))
+    touch(tmp_path, ['a/2.foo', 'a/3.foo'])
+    got = CliRunner().invoke(app, ['check', str(tmp_path), '--workers', '1'])
+    told = got.stderr.splitlines()[0]
+    assert got.exit_code == 0 and told.startswith(f'fstcn: warning: {tmp_path}: 2 files are left out')
