@@ -149,7 +149,7 @@ def py(source, *outs): return {'cell_type': 'code', 'source': source, 'outputs':
 def said(text, name='stdout'): return {'output_type': 'stream', 'name': name, 'text': [text]}
 
 TOY = [py('#| default_exp toy'), md('# Toy\n\n> Adds numbers.'), md('Why.'), py('#| export\ndef f(x): return x+1'), md('It adds:'),
-       py('test_fail(lambda: f(None), contains="unsupported")\nf(1)', said('2')), md('## Export -'), py('#| hide\nimport nbdev; nbdev.nbdev_export()')]
+       py('test_fail(lambda: f(None), contains="unsupported")\nf(1)', said('2')), md('## Export -'), py('#| hide\nimport nbdev\nnbdev.nbdev_export()')]
 
 
 @pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)
@@ -161,7 +161,7 @@ def test_checks_pass(check): assert list(check(TOY, 'toy')) == []
         anatomy, 1, md('# Toy\n\n> Adds numbers.\n\nAnd this.'), 'second cell'
     ),
     (anatomy, 1, md('# Toy'), 'second cell'), (
-        anatomy, -1, py('import nbdev; nbdev.nbdev_export()'), 'last cells'
+        anatomy, -1, py('import nbdev\nnbdev.nbdev_export()'), 'last cells'
     ),
     (balance, 2, py('1'), 'markdown cells'), (exports, 3, py('f = 1'), 'exports nothing'),
     (width, 3, py('x = ' + '1'*97), 'of 101 characters'),
