@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 
-from .files import file_sha256
+from .files import file_sha256, is_utf8
 
 # %% ../nbs/data/17_splits.ipynb #229029e3
 class DatasetError(Exception):
@@ -91,9 +91,7 @@ def require_utf8(
 ) -> None:
     "`DatasetError` for a name that is not UTF-8."
     for name in map(str, names):
-        try: name.encode()
-        except UnicodeEncodeError as e:
-            raise DatasetError(f'{name!a}: the name is not UTF-8. Rename it') from e
+        if not is_utf8(name): raise DatasetError(f'{name!a}: the name is not UTF-8. Rename it')
 
 # %% ../nbs/data/17_splits.ipynb #681307c6
 def name_some(

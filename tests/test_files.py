@@ -12,6 +12,7 @@ from fstcn.files import PART, atomic, file_fault, remove_parts
 from fstcn.decoding import VideoError, probe_video
 from fstcn.video import read_frames
 from fstcn.datasets import DatasetError, load_split
+from fstcn.frame_folders import frame_files
 
 pytestmark = pytest.mark.faults
 
@@ -108,6 +109,14 @@ def test_what_is_no_video_is_named(tmp_path):
         for read, *args in video_reads(path):
             with pytest.raises(VideoError, match=reason) as e: read(*args)
             assert e.value.path == path
+
+
+@pytest.mark.skipif(sys.platform in ('darwin', 'win32'), reason='names are UTF-8 here')
+def test_a_folder_of_frames_has_the_same_rule(tmp_path):
+    strange = tmp_path/os.fsdecode(b'd\xe9')
+    strange.mkdir()
+    (strange/'0.png').touch()
+    with pytest.raises(VideoError, match='not UTF-8'): frame_files(strange)
 
 
 def test_a_list_that_is_a_pointer(tmp_path):
