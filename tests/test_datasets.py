@@ -177,7 +177,9 @@ def test_ucf101_13320_entries_in_two_seconds(ucf):
 def test_ucf101_does_not_ask_for_each_file(ucf, monkeypatch):
     calls = Counter()
     real = os.stat
-    def counted(*args, **kwargs): calls['stat'] += 1; return real(*args, **kwargs)
+    def counted(*args, **kwargs):
+        calls['stat'] += 1
+        return real(*args, **kwargs)
     monkeypatch.setattr(os, 'stat', counted)
     ds.ucf101(ucf)
     assert sum(calls.values()) < 1000, calls
