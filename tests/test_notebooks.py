@@ -1,7 +1,6 @@
 "What no cell can check about the notebooks themselves: their anatomy, their stored outputs, and that all of them are tested, listed and read."
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -231,49 +230,6 @@ def test_links_between_notebooks_lead_somewhere():
     broken = [f'{nb.name}: {target}' for nb in NBS for c in cells(nb, 'markdown')
               for target in re.findall(r'\]\(([^)#:\s]+\.ipynb)', c['source']) if not (nb.parent/target).exists()]
     assert not broken
-
-
-# --- the docs site, as far as it goes without Quarto -----------------------------------------------------------------------------------
-
-MAKE_DOCS = '''
-import json, sys, warnings
-from execnb.nbio import read_nb
-from nbdev.processors import FilterDefaults
-warnings.simplefilter("ignore")
-warnings.filterwarnings("error", "Found cells containing imports")
-faults = []
-for path in sys.argv[1:]:
-    nb = read_nb(path)
-    try: FilterDefaults()(nb)
-    except Exception as e: faults.append(f"{path}: {e!s} {e.__cause__!r}")
-    for text in [str(out) for cell in nb.cells for out in cell.get("outputs", [])]:
-        faults += [
-            f"{path}: a link inside code: {code}" for code in text.split("```")[1::2]
-            if "](http" in code
-        ]
-print("\\n" + json.dumps(faults))'''
-
-
-def docs_faults(notebooks):
-    """What stops `nbdev_docs` before Quarto: it runs exported cells and every cell with an import, and none of the cells between them; so imports stand alone.
-    Names in backticks become links, also in the comments of a signature, which is shown as code."""
-    run = subprocess.run([sys.executable, '-c', MAKE_DOCS, *notebooks], cwd=ROOT/'nbs', env={**os.environ, 'IN_TEST': '1', 'MPLBACKEND': 'agg'},
-                         capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-def test_docs_can_be_made(): assert docs_faults([place(nb) for nb in NBS]) == []
-
-
-def test_docs_can_be_made_is_red(tmp_path):
-    cs = [*TOY[:6], py('y = 1'), py('import math\nz = math.floor(y)'), *TOY[6:]]
-    keys = {'markdown': {'metadata': {}}, 'code': {'metadata': {}, 'execution_count': None}}
-    nb = {'cells': [{**c, **keys[c['cell_type']], 'id': f'c{i}', **({'outputs': []} if 'outputs' in c else {})} for i, c in enumerate(cs)],
-          'metadata': {'kernelspec': {'language': 'python', 'name': 'python3', 'display_name': 'python3'}}, 'nbformat': 4, 'nbformat_minor': 5}
-    (tmp_path/'00_toy.ipynb').write_text(json.dumps(nb))
-    fault, = docs_faults([str(tmp_path/'00_toy.ipynb')])
-    assert 'imports and other code' in fault and 'math.floor(y)' in fault
 
 
 # --- README.md is the index notebook ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """What a reader of the docs site is given, read from what nbdev hands to Quarto: no Quarto needed.
 The built pages are read by `.ci/site`, which is tested here on small ones."""
 import ast
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
@@ -16,8 +18,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# `nbdev_proc_nbs` fetches Quarto and installs the package where there is no Quarto: this is the rest
-# of it. A cell with an import is run for the page, so imports stand alone.
+# `nbdev_proc_nbs` installs Quarto and the package where it finds no Quarto: this is the rest of it.
+# A cell with an import is run for the page, so imports stand alone.
 MAKE = '''
 import sys, warnings
 import nbdev.doclinks
@@ -68,7 +70,7 @@ def site(tmp_path_factory):
     return {p.relative_to(folder).as_posix(): read_page(p) for p in folder.rglob('*.ipynb')}
 
 
-# --- what is shown ---------------------------------------------------------------------------------
+# --- what is shown --------------------------------------------------------------------------------
 
 def option(cell, name):
     "The value of the `#| name:` line of a code cell, or nothing."
@@ -174,11 +176,12 @@ def figures(page):
 
 
 def width(page):
-    "No line of code over 100 characters."
+    """No line of code over 100 characters. Signatures are nbdev's own lines, with the full name of
+    every type; they scroll, and the source is shown under them."""
     for cell in page.cells:
-        for code in [echoed(cell)] + [f for text in markdown(cell) for f in fences(text)]:
-            for line in code.splitlines():
-                if len(line) > 100 and '://' not in line: yield f'{len(line)} characters: {line}'
+        written = fences(cell['source']) if cell['cell_type'] == 'markdown' else [echoed(cell)]
+        for line in '\n'.join(written).splitlines():
+            if len(line) > 100 and '://' not in line: yield f'{len(line)} characters: {line}'
 
 
 def sources(page):
@@ -264,3 +267,206 @@ def test_a_name_has_one_page():
     trees = [ast.parse(p.read_text(encoding='utf-8')) for p in modules]
     names = Counter(name for tree in trees for found in public(tree) for name in found)
     assert [name for name, n in names.items() if n > 1] == []
+
+
+# --- a test of the test: a small page passes, and every rule goes red on an offender --------------
+
+def md(source): return {'cell_type': 'markdown', 'source': source}
+def py(source, *outs): return {'cell_type': 'code', 'source': source, 'outputs': list(outs)}
+def shows(**kinds): return {'data': {kind.replace('_', '/'): text for kind, text in kinds.items()}}
+
+
+def entry(name, source='https://github.com/fstcn/fstcn/blob/main/fstcn/toy.py#L7'):
+    link = f'[source]({source}){{target="_blank"}}'
+    text = f'---\n\n{link}\n\n### {name}\n\n```python\ndef {name}()\n```\n\n*Adds.*'
+    return py(f'#| echo: false\n#| output: asis\nshow_doc({name})', shows(text_markdown=text))
+
+
+HOME = 'https://fstcn.github.io/fstcn'
+CAPTIONS = "#| fig-cap: 'A line.'\n#| fig-alt: 'It rises.'\n"
+TOY = [
+    md(f'# Toy\n\n[The same](#what-is-f), [`f`]({HOME}/toy.html#f), [this](01_other.ipynb#other).'),
+    md('## What *is* `f`?'),
+    entry('f'),
+    py('#| code-fold: show\ndef f(x): return x + 1'),
+    py('#| code-fold: show\nclass C:\n    def g(self): return 1'),
+    entry('C'),
+    entry('C.g'),
+    py('#| code-fold: show\n@command\ndef h_command(): print(1)'),
+    md('It rises:'),
+    py(CAPTIONS + 'plot(f)', shows(image_png='iVBOR')),
+    md('A table, and ![a square](square.svg):'),
+    md('| a |\n|---|\n| 1 |'),
+]
+TREE = ast.parse("""
+def f(x): return x + 1
+class C:
+    def g(self): return 1
+    def extra_repr(self): return ''
+    def _own(self): return 1
+@command
+def h_command(): print(1)""")
+
+
+def toy_site(cells=TOY):
+    other = SimpleNamespace(html='other.html', cells=[md('## Other')])
+    return {'00_toy.ipynb': SimpleNamespace(html='toy.html', cells=cells), '01_other.ipynb': other}
+
+
+def planted(at, *bad):
+    "The cells of the toy, with others in the place of one."
+    return [*TOY[:at], *bad, *TOY[at+1:]]
+
+
+def faults(check, cells):
+    "What a check of a page or of the site says of these cells."
+    site = toy_site(cells)
+    if check is undocumented: return list(check(site['00_toy.ipynb'], TREE))
+    return list(check(site if check is dead_links else site['00_toy.ipynb']))
+
+
+@pytest.mark.parametrize('check', [*CHECKS, undocumented, dead_links], ids=lambda f: f.__name__)
+def test_checks_pass(check): assert faults(check, TOY) == []
+
+
+@pytest.mark.parametrize('check,at,bad,fault', [
+    (colons, 9, (), 'nothing follows: ...It rises:'),
+    (colons, 11, (), 'nothing follows: ...A table'),
+    (colons, 9, [py('#| echo: false\nplot(f)')], 'nothing follows'),
+    (links, 0, [md('[[`f`](https://a.b/c)](01_other.ipynb)')], 'two in one'),
+    (links, 0, [md('`see [f](http://a.b)`')], 'a link inside code'),
+    (links, 0, [md('```\n[f](http://a.b)\n```')], 'a link inside code'),
+    (links, 0, [md('[half a link](http://a.b')], 'a link that is none'),
+    (figures, 9, [py('plot(f)', shows(image_png='iVBOR'))], 'no fig-alt'),
+    (figures, 9, [py("#| fig-alt: ''\n#| fig-cap: 'A'\nplot(f)", shows(image_svg='<svg/>'))],
+     'no fig-alt'),
+    (figures, 9, [md('![](square.svg)')], 'no alternative text of square.svg'),
+    (figures, 9, [md('<img src="square.svg">')], 'no alternative text'),
+    (width, 3, [py('x = ' + '1'*97)], '101 characters'),
+    (width, 3, [md('```bash\n' + 'x'*101 + '\n```')], '101 characters'),
+    (sources, 2, [entry('f', 'https://github.com/fstcn/fstcn/blob/main/fstcn/toy.py#LNone')],
+     'f has no link to its source'),
+    (undocumented, 2, (), 'f has no entry'),
+    (undocumented, 6, (), 'C.g has no entry'),
+    (undocumented, 3, (), 'the source of f is not shown'),
+    (undocumented, 7, (), 'the source of h_command is not shown'),
+    (undocumented, 8, [entry('h_command')], 'h_command is a command and has a signature'),
+    (dead_links, 0, [md('[x](#what-is-g)')], 'no anchor #what-is-g'),
+    (dead_links, 0, [md('[x](01_other.ipynb#what)')], 'no anchor 01_other.ipynb#what'),
+    (dead_links, 0, [md('[x](02_none.ipynb)')], 'no page 02_none.ipynb'),
+    (dead_links, 0, [md(f'[x]({HOME}/toy.html#_f)')], 'no anchor'),
+    (dead_links, 0, [md(f'[x]({HOME}/none.html)')], 'no page'),
+])
+def test_checks_are_red(check, at, bad, fault):
+    found = faults(check, planted(at, *bad))
+    assert any(fault in f for f in found), found
+
+
+def test_headings_have_the_anchors_of_pandoc():
+    "Pandoc's own examples, and ours."
+    for heading, anchor in [
+        ('Heading identifiers in HTML', 'heading-identifiers-in-html'),
+        ("Maître d'hôtel", 'maître-dhôtel'),
+        ('*Dogs*?--in *my* house?', 'dogs--in-my-house'),
+        ('[HTML], [S5], or [RTF]?', 'html-s5-or-rtf'),
+        ('3. Applications', 'applications'),
+        ('33', 'section'),
+        ('FstCNConfig.paper', 'fstcnconfig.paper'),
+        ('A title {#given}', 'given'),
+    ]:
+        assert heading_id(heading) == anchor
+
+
+def test_a_site_that_cannot_be_made_is_red(tmp_path):
+    "The page is made by running imports and what is exported, and none of the cells between them."
+    sources = ['#| default_exp toy', 'y = 1', 'import math\nz = math.floor(y)']
+    cells = [{'cell_type': 'code', 'id': f'c{i}', 'metadata': {}, 'execution_count': None,
+              'outputs': [], 'source': source} for i, source in enumerate(sources)]
+    cells.insert(1, {'cell_type': 'markdown', 'id': 'm', 'metadata': {}, 'source': '# Toy'})
+    cells.insert(2, {**cells[0], 'id': 'e', 'source': '#| exports\ndef f(): return 1'})
+    spec = {'language': 'python', 'name': 'python3', 'display_name': 'python3'}
+    nb = {'cells': cells, 'metadata': {'kernelspec': spec}, 'nbformat': 4, 'nbformat_minor': 5}
+    (tmp_path/'nbs').mkdir()
+    (tmp_path/'fstcn').mkdir()
+    (tmp_path/'nbs'/'00_toy.ipynb').write_text(json.dumps(nb))
+    shutil.copy(ROOT/'settings.ini', tmp_path)
+    run = make_site(tmp_path)
+    assert run.returncode != 0
+    assert 'imports and other code' in run.stderr and 'math.floor(y)' in run.stderr
+
+
+# --- the built pages ------------------------------------------------------------------------------
+
+def load_script(path):
+    "A Python script that has no suffix, as a module."
+    loader = importlib.machinery.SourceFileLoader(path.name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(path.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+CRAWL = load_script(ROOT/'.ci'/'site')
+
+# what Quarto makes of a page, as far as it is read
+BUILT = """<html><head><script>let s = "[f](http://a.b)"</script></head><body>
+<nav><a href="../index.html#quarto-anything">Home</a> <a href="https://a.b/c">out</a></nav><main>
+<h1 class="title">Toy</h1>
+<section id="adding" class="level2"><h2>Adding</h2>
+<p><a href="#adding">here</a> <a href="other.html#h">there</a> <a href="/fstcn/">home</a></p>
+<p><a href="https://fstcn.github.io/fstcn/paper/other.html#h">by its address</a></p>
+<p><a href="https://github.com/fstcn/fstcn/blob/main/fstcn/toy.py#L7">source</a></p>
+<section id="f" class="level3"><h3><code>f</code></h3><p>Adds one.</p></section>
+<div><h3 id="c.g">C.g</h3><p>Gives one.</p></div>
+<details><summary>Exported source</summary><pre>def f(x): return x + 1</pre></details>
+<p><img src="a.png" alt="A line rises."></p></section></main></body></html>"""
+
+
+def build(folder, page=BUILT):
+    "A built site of three pages, one of them given."
+    (folder/'paper').mkdir()
+    (folder/'index.html').write_text('<main><a href="paper/toy.html">toy</a></main>')
+    (folder/'paper'/'toy.html').write_text(page)
+    (folder/'paper'/'other.html').write_text('<main><h2 id="h">Other</h2></main>')
+    found = {'objectID': 'paper/toy.html#adding', 'href': 'paper/toy.html#adding', 'title': 'Toy',
+             'section': 'Adding', 'text': 'Adds one.', 'crumbs': ['The paper', 'Toy']}
+    (folder/'search.json').write_text(json.dumps([found]))
+
+
+def test_built_pages_pass(tmp_path, capsys):
+    build(tmp_path)
+    assert CRAWL.main(tmp_path) == 0, capsys.readouterr().out
+
+
+def test_search_finds_functions(tmp_path):
+    build(tmp_path)
+    for _ in range(2): CRAWL.main(tmp_path)         # twice is once
+    items = json.loads((tmp_path/'search.json').read_text())
+    assert [item['href'].partition('#')[2] for item in items] == ['adding', 'f', 'c.g']
+    assert items[1] == {
+        'objectID': 'paper/toy.html#f', 'href': 'paper/toy.html#f', 'title': 'Toy',
+        'section': 'f', 'text': 'Adds one.', 'crumbs': ['The paper', 'Toy']}
+
+
+@pytest.mark.parametrize('good,bad,fault', [
+    ('href="#adding"', 'href="#add"', 'no anchor #add'),
+    ('other.html#h"', 'other.html#i"', 'no anchor other.html#i'),
+    ('href="other.html', 'href="none.html', 'no page none.html'),
+    ('fstcn/paper/other.html#h', 'fstcn/paper/other.html#_h', 'no anchor https://'),
+    ('fstcn/paper/other.html#h', 'fstcn/paper/none.html#h', 'no page https://'),
+    ('Adds one.', 'Adds [one](http://a.b).', 'shown as it is written'),
+    ('return x + 1', '# see [one](http://a.b)', 'shown as it is written'),
+    ('alt="A line rises."', 'alt=""', 'no alternative text of a.png'),
+    (' alt="A line rises."', '', 'no alternative text of a.png'),
+    ('toy.py#L7', 'toy.py', 'no link to the source'),
+    ('toy.py#L7', 'toy.py#LNone', 'without its line'),
+])
+def test_built_pages_are_red(tmp_path, capsys, good, bad, fault):
+    assert good in BUILT
+    build(tmp_path, BUILT.replace(good, bad, 1))
+    assert CRAWL.main(tmp_path) == 1
+    assert fault in capsys.readouterr().out
+
+
+def test_an_empty_site_is_red(tmp_path):
+    (tmp_path/'search.json').write_text('[]')
+    assert CRAWL.main(tmp_path) == 1
