@@ -196,7 +196,8 @@ CHECKS = [colons, links, figures, width, sources]
 
 @pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)
 def test_pages(site, check):
-    assert [f'{place}: {fault}' for place, page in site.items() for fault in check(page)] == []
+    found = [f'{place}: {fault}' for place, page in site.items() for fault in check(page)]
+    assert not found, '\n'.join(found)
 
 
 # --- faults of the site ---------------------------------------------------------------------------
@@ -249,16 +250,18 @@ def dead_links(site, home='https://fstcn.github.io/fstcn/'):
 
 
 def test_everything_public_is_documented(site):
-    faults = []
+    found = []
     for place, page in site.items():
         module = ROOT/'fstcn'/f'{Path(place).stem.partition("_")[2]}.py'
         if not module.exists(): continue
         tree = ast.parse(module.read_text(encoding='utf-8'))
-        faults += [f'{place}: {fault}' for fault in undocumented(page, tree)]
-    assert faults == []
+        found += [f'{place}: {fault}' for fault in undocumented(page, tree)]
+    assert not found, '\n'.join(found)
 
 
-def test_links_lead_somewhere(site): assert list(dead_links(site)) == []
+def test_links_lead_somewhere(site):
+    found = list(dead_links(site))
+    assert not found, '\n'.join(found)
 
 
 def test_a_name_has_one_page():
