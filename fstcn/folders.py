@@ -106,7 +106,7 @@ def videos_below(
     root:Path, # a folder
 ) -> list[Path]: # folder by folder, each sorted
     """The visible video files in a folder and to six levels below.
-    Warns of files that are left out and are no text. `DatasetError` for a name that is not UTF-8."""
+    Warns of files that are left out, but for texts. `DatasetError` for a name that is not UTF-8."""
     files = files_below(root, 6)
     found = [p for p in files if _is_video(p)]
     require_utf8(found)
