@@ -76,6 +76,8 @@ VIDEO_SUFFIXES = frozenset((
     '.m2t .m2ts .m2v .m4v .mjpeg .mjpg .mk3d .mkv .mod .mov .mp2v .mp4 .mpe .mpeg .mpg .mpv .mts '
     '.mxf .nut .obu .ogg .ogm .ogv .ogx .qt .rm .rmvb .tod .tp .trp .ts .vob .vro .webm .wmv .wtv '
     '.xvid .y4m').split())
+# lists and notes
+_TEXT_SUFFIXES = frozenset('.csv .json .jsonl .md .txt .xml'.split())
 PART_NAMES = {
     'train': 'train', 'training': 'train',
     'test': 'test', 'testing': 'test',
@@ -104,11 +106,12 @@ def videos_below(
     root:Path, # a folder
 ) -> list[Path]: # folder by folder, each sorted
     """The visible video files in a folder and to six levels below.
-    Warns of files that are left out. `DatasetError` for a name that is not UTF-8."""
+    Warns of files that are left out, but for texts. `DatasetError` for a name that is not UTF-8."""
     files = files_below(root, 6)
     found = [p for p in files if _is_video(p)]
     require_utf8(found)
     others = Counter(p.suffix.lower() or p.name for p in files if not _is_video(p))
+    for suffix in _TEXT_SUFFIXES: others.pop(suffix, None)
     if found and others:
         named = name_some([f'{n} {suffix}' for suffix, n in others.most_common()])
         warnings.warn(f'{root}: {others.total()} files are left out, they do not end as videos do: '
