@@ -171,6 +171,8 @@ def figures(page):
         for text in markdown(cell):
             for alt, target in re.findall(r'!\[([^\]]*)\]\(([^)\s]*)', prose(text)):
                 if not alt.strip(): yield f'no alternative text of {target}'
+            for alone in re.findall(r'^!\[[^\n]*\]\([^)\n]*\)$', prose(text), re.MULTILINE):
+                yield f'Quarto makes the text a caption, and no alternative: {alone}'
             for tag in re.findall(r'<img[^>]*>', prose(text)):
                 if not re.search(r'\balt="[^"]+"', tag): yield f'no alternative text: {tag}'
 
@@ -345,6 +347,7 @@ def test_checks_pass(check): assert faults(check, TOY) == []
      'no fig-alt'),
     (figures, 9, [md('![](square.svg)')], 'no alternative text of square.svg'),
     (figures, 9, [md('<img src="square.svg">')], 'no alternative text'),
+    (figures, 9, [md('![A square](square.svg)')], 'makes the text a caption'),
     (width, 3, [py('x = ' + '1'*97)], '101 characters'),
     (width, 3, [md('```bash\n' + 'x'*101 + '\n```')], '101 characters'),
     (sources, 2, [entry('f', 'https://github.com/fstcn/fstcn/blob/main/fstcn/toy.py#LNone')],
