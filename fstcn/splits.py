@@ -87,7 +87,7 @@ def validate_split(
     train:bool=True, # classes need training videos; False: only to be scored
 ) -> VideoSplit: # the same split, unchanged
     """Check a split before training. `DatasetError` for fewer than two classes, a repeated class
-    name, a label that is no class, a class without training videos (unless not `train`), a path
+    name, a label that is no class, a class without training videos (unless `train=False`), a path
     listed twice, and a group or (with `content`) a file's content on both sides."""
     n = len(split.classes)
     videos = (*split.train, *split.test)
