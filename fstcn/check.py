@@ -20,6 +20,7 @@ from .video import import_decord
 from .guard import Guard
 from .splits import DatasetError, VideoSplit, duplicate_files
 from .datasets import find_videos
+from .leaks import near_pairs, small_pictures
 
 # %% ../nbs/data/23_check.ipynb #dd546b09
 def _frame_by_frame(reader, indices):
@@ -65,7 +66,8 @@ def _file_report(path):
         'header_frames': header or None,
         'fps': info.fps,
         'size': f'{info.width}x{info.height}',
-        'codec': info.codec}
+        'codec': info.codec,
+        'pictures': small_pictures(path)}
 
 # %% ../nbs/data/23_check.ipynb #e5a35c34
 def _examine(path, guard):
@@ -91,7 +93,7 @@ _COLUMNS = {
     'codec': 'str'}
 
 
-def _table(paths, rows, clip_span):
+def _table(paths, rows, clip_span, groups):
     "The reports as a table with fixed columns and types, and what follows from them."
     table = pd.DataFrame({'path': [str(p) for p in paths]})
     def column(name): return pd.Series([r.get(name) for r in rows], dtype=object)
@@ -103,6 +105,10 @@ def _table(paths, rows, clip_span):
     table['decord_inexact'] = column('decord_inexact').astype('boolean')
     copies = duplicate_files([p for p in paths if os.path.isfile(p)])
     table['duplicate_of'] = [str(copies.get(p, '')) for p in paths]
+    like = {}
+    for i, j in near_pairs([row.get('pictures') for row in rows], groups):
+        if copies.get(paths[j], paths[j]) != copies.get(paths[i], paths[i]): like.setdefault(j, i)
+    table['looks_like'] = [str(paths[like[i]]) if i in like else '' for i in range(len(paths))]
     return table
 
 # %% ../nbs/data/23_check.ipynb #1bf99bf1
@@ -112,11 +118,13 @@ def check_videos(
     workers:int|None=None, # child processes; None: one for each core
     timeout:float=60, # seconds after which decoding a file is ended
     progress:bool=True, # show a progress bar
+    groups:Sequence[str|None]|None=None, # of files: one may look alike; a split has its own
 ) -> pd.DataFrame: # a row a file: path, status, reason, and what was found out
     """Decode every file under a time limit that holds, and report what is wrong with it.
     A status is 'ok', 'damaged' or 'unreadable'. `DatasetError` if there are no videos."""
     if isinstance(videos, VideoSplit):
-        paths = [v.path for v in (*videos.train, *videos.test)]
+        both = (*videos.train, *videos.test)
+        paths, groups = [v.path for v in both], [v.group for v in both]
     elif isinstance(videos, str | os.PathLike):
         paths = find_videos(videos)
     else:
@@ -131,4 +139,4 @@ def check_videos(
             rows = list(tqdm(answers, 'checking', len(paths), unit='video', disable=hidden))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return _table(paths, rows, clip_span)
+    return _table(paths, rows, clip_span, groups)

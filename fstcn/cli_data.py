@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option, echo
 
 from .files import atomic
-from .cli_options import Seed, Timeout, command
+from .cli_options import Group, Seed, Timeout, command
 
 # %% ../nbs/practice/71_cli_data.ipynb #7dd8be52
 @command
@@ -47,6 +47,17 @@ def _name_first(lines, most=10):
         echo(line, err=True)
     if len(lines) > most: echo(f'... and {len(lines) - most} more', err=True)
 
+def _tell_groups(videos, labels, groups):
+    "What the file names say of groups, where a test part will be drawn."
+    from fstcn.leaks import propose_group, tell_proposal
+    known = [g for g in groups if g is not None]
+    if 2*len(known) > len(groups):
+        echo(f'{len(set(known))} groups, such as {known[0]}: each will be on one side of a split')
+        return
+    names = [v.name for v in videos]
+    pattern = propose_group(names, labels)
+    if pattern: echo(tell_proposal(names, pattern))
+
 @command
 def check_command(
     data: Annotated[Path, Argument(
@@ -58,30 +69,38 @@ def check_command(
     workers: Annotated[int | None, Option(
         min=1, help='Processes that decode. Default: one for each core.')] = None,
     timeout: Timeout = 60,
+    group: Group = None,
 ) -> None:
-    """Decode every video; report unreadable, short, inexact and duplicate files.
-    Exit status 1 if any is unreadable."""
+    """Decode every video; report unreadable, short, inexact and duplicate files, videos that look
+    nearly the same, and file names that look grouped. Exit status 1 if any is unreadable."""
     from fstcn.check import check_videos
-    from fstcn.datasets import find_videos
+    from fstcn.datasets import draws_parts, find_videos, named_groups
+    from fstcn.splits import name_some, short
     videos = find_videos(data)
+    labels, groups = named_groups(data, group)
     # a folder that cannot be written to fails now, not after all is decoded
     with atomic(output) if output else nullcontext() as part:
-        table = check_videos(videos, workers=workers, timeout=timeout)
+        table = check_videos(videos, workers=workers, timeout=timeout, groups=groups)
         if output: table.to_csv(part, index=False)
     unreadable = _reasons(table, 'unreadable')
     damaged = _reasons(table, 'damaged')
     copies = table[table.duplicate_of != '']
     same = [f'{row.path} = {row.duplicate_of}' for row in copies.itertuples()]
+    near = table[table.looks_like != '']
+    alike = [f'{short(row.path)} and {short(row.looks_like)}' for row in near.itertuples()]
     counts = {
         'unreadable': len(unreadable),
         'damaged, readable in part': len(damaged),
         'shorter than a clip pair': table.short.sum(),
         'frame count other than in the header': table.count_mismatch.sum(),
         'read wrongly by decord': table.decord_inexact.sum(),
-        'duplicate of another': len(same)}
+        'duplicate of another': len(same),
+        'nearly the same as another': len(alike)}
     echo(f'{len(table)} videos')
     for name, n in counts.items():
         echo(f'{n:8d}  {name}')
+    if alike: echo(f'nearly the same: {name_some(alike, 5)}. One group keeps them together')
+    if draws_parts(data): _tell_groups(videos, labels, groups)
     for found in (unreadable, damaged, same):
         _name_first(found)
     if sum(counts.values()) and not output:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from typer import Argument, Option, echo
 
-from .cli_options import MODEL, Checkpoint, Clips, Data, Device, Split, Workers
+from .cli_options import MODEL, Checkpoint, Clips, Data, Device, Group, Split, Workers
 from .cli_options import accuracy_lines, command, is_first, say, warn
 
 # %% ../nbs/practice/73_cli_evaluate.ipynb #e7a10002
@@ -23,6 +23,7 @@ def evaluate_command(
     out: Annotated[Path | None, Option(
         help='Folder for scores.npz, confusion.png and record.json.')] = None,
     split: Split = 1,
+    group: Group = None,
     every: Annotated[bool, Option(
         '--all', help='Score every video, not the test part only, as for a network and new '
                       "videos. Class names may be some of the network's.")] = False,
@@ -43,13 +44,15 @@ def evaluate_command(
     from fstcn.records import check_replaceable, environment, write_lines
     from fstcn.scores import split_to_score, unseen_videos
     from fstcn.splits import checksum
+    if every and group is not None:
+        raise ValueError('--group tells how the test part is drawn, --all needs none: give one')
     if out:
         check_writable(out)
         check_replaceable(out)
     check_outside(data, out)
 
     recognizer = Recognizer.load(checkpoint, device, n_clips=clips)
-    videos = split_to_score(data, recognizer, checkpoint, split, every)
+    videos = split_to_score(data, recognizer, checkpoint, split, every, group)
     formed_by = recognizer.model.trained_on
     if is_first() and not (formed_by.videos and formed_by.complete):
         warn(f'{checkpoint} does not say which videos it was trained on: '

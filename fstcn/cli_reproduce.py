@@ -15,7 +15,7 @@ from typing import Annotated
 from typer import Argument, Option, echo
 
 from .datasets import DATA_KINDS
-from .cli_options import Compile, Device, Workers, command, say
+from .cli_options import Compile, Device, Group, Workers, command, say
 
 # %% ../nbs/practice/75_cli_reproduce.ipynb #f5eca4f9
 _OFFICIAL = ', '.join(repr(name) for name, kind in DATA_KINDS.items() if kind.splits > 1)
@@ -58,6 +58,7 @@ def reproduce_command(
     splits: Annotated[str, Option(
         help='Official splits; of UT-Interaction the sequences that are left out, '
              'such as 1-10.')] = '1',
+    group: Group = None,
     seeds: Annotated[str, Option(help='One training for each.')] = '0,1,2',
     size: Annotated[str, Option(help="'small' or 'paper'.")] = 'small',
     weights: Annotated[str | None, Option(
@@ -95,7 +96,7 @@ def reproduce_command(
         networks=networks.split(',') if networks else None)
     if dry_run:
         jobs = plan_jobs(tables, **what)
-        opened = {n: open_data(data, root, n) for n in what['splits']}
+        opened = {n: open_data(data, root, n, group) for n in what['splits']}
         check_records(jobs, tables, opened, results, epochs, weights)
         videos = opened[jobs[0].split]
         minutes = {}
@@ -106,7 +107,8 @@ def reproduce_command(
         return
     found = reproduce(
         tables, root=root, work=work, results=results, device=device, epochs=epochs,
-        say=say, weights=weights, workers=workers, compile=compile_it, **what)
+        say=say, weights=weights, workers=workers, compile=compile_it, group=group,
+        **what)
     for number, rows in found.items():
         say(f'\nTable {number}\n{rows.to_string()}')
 

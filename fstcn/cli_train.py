@@ -12,8 +12,8 @@ from typing import Annotated
 
 from typer import Argument, Option, echo
 
-from .cli_options import Clips, Compile, Data, Device, Seed, Split, Workers
-from .cli_options import accuracy_lines, command, say
+from .cli_options import Clips, Compile, Data, Device, Group, Seed, Split, Workers
+from .cli_options import accuracy_lines, command, is_first, say, warn
 
 # %% ../nbs/practice/72_cli_train.ipynb #d279b370
 def _given(**options):
@@ -44,6 +44,31 @@ def _open_reader(short_side, cache, backend):
                          'give --backend or --cache, not both')
     return FrameCache(cache, short_side)
 
+# %% ../nbs/practice/72_cli_train.ipynb #e18b96b7
+def _how_drawn(videos, seed):
+    "How the test part came about, where no list says it."
+    groups = {v.group for v in (*videos.train, *videos.test)} - {None}
+    whole = f', whole groups such as {min(groups)}' if groups else ''
+    return f'the test part is 30 % of every class, drawn with seed {seed}{whole}'
+
+def _warn_of_leaks(videos, workers):
+    "What may make a drawn test part easier than new videos will be."
+    from fstcn.leaks import look_at_all, near_pairs, propose_group, tell_proposal
+    from fstcn.splits import name_some, short
+    both = (*videos.train, *videos.test)
+    names = [v.path.name for v in both]
+    if 2*sum(v.group is not None for v in both) <= len(both):
+        pattern = propose_group(names, [v.label for v in both])
+        if pattern: warn(tell_proposal(names, pattern))
+    n = len(videos.train)
+    pictures = look_at_all([v.path for v in both], workers)
+    alike = [(i, j) for i, j in near_pairs(pictures) if i < n <= j]
+    if alike:
+        named = name_some([f'{short(both[j].path)} and {short(both[i].path)}' for i, j in alike], 5)
+        test = len({j for _, j in alike})
+        warn(f'{test} test videos are nearly the same as training videos: {named}. '
+             'Give both one group, or take one out')
+
 # %% ../nbs/practice/72_cli_train.ipynb #902b895b
 @command
 def train_command(
@@ -51,6 +76,7 @@ def train_command(
     out: Annotated[Path, Option(
         help='Folder for model, scores, pictures and record.')] = Path('fstcn-run'),
     split: Split = 1,
+    group: Group = None,
     size: Annotated[str, Option(
         help="'small' (108 x 108 pixels, for a CPU) or "
              "'paper' (204 x 204, 276 million weights).")] = 'small',
@@ -100,7 +126,7 @@ def train_command(
 ) -> None:
     """Train on the training part of a data set, then score its test part.
     On several GPUs: torchrun --no-python --nproc-per-node N fstcn train ..."""
-    from fstcn.datasets import check_outside, load_split
+    from fstcn.datasets import check_outside, draws_parts, load_split
     from fstcn.experiments import run_experiment
     from fstcn.files import check_writable
     from fstcn.learning import default_epochs, frames_stage
@@ -111,7 +137,7 @@ def train_command(
     check_outside(data, out)
     check_outside(data, cache, '--cache')
 
-    videos = load_split(data, split, seed=seed)
+    videos = load_split(data, split, seed=seed, group=group)
     make_network = FstCNConfig.small if size == 'small' else FstCNConfig.paper
     network = make_network(len(videos.classes), **_given(path=path, n_clips=clips))
     from_scratch = size == 'small' and weights is None
@@ -126,6 +152,9 @@ def train_command(
 
     say(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, '
         f'{len(videos.classes)} classes')
+    if draws_parts(data):
+        say(_how_drawn(videos, seed))
+        if is_first(): _warn_of_leaks(videos, workers)
     name = f'{data.resolve().name}, split {split}'
     record = run_experiment(
         videos, network, settings, out, name, reader,

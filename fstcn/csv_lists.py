@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .files import file_fault
-from .splits import DatasetError, Video, VideoSplit, group_of, name_some, validate_split
+from fstcn.splits import (
+    GROUP, DatasetError, Video, VideoSplit, group_of, name_some, validate_split,
+)
 from .layouts import DataKind
 from .folders import PART_NAMES, held_out_part, hold_out
 
@@ -122,13 +124,15 @@ def from_csv(
     test_fraction:float=0.3, # share of every class to hold out, in [0, 1), without column split
     seed:int=0, # draws it: the same seed, the same videos, if paths are relative
     classes:Sequence[str]|None=None, # names in the order of their numbers; None: sorted
-    group:str|None=r'_(g\d+)_', # pattern for the group in a file name, without column group
+    group:str|None=GROUP, # pattern for the group in a file name, without column group
     held_out:str|None=None, # 'test' or 'val' where column split has both; None: 'test'
 ) -> VideoSplit: # the classes and the two parts
     """Videos listed in a CSV file. `DatasetError` names the line, label or file that is wrong,
-    `ValueError` is for a wrong fraction."""
+    `ValueError` is for a wrong fraction, and a pattern beside a column group."""
     path = Path(path)
     rows = csv_rows(path)
+    if 'group' in rows[0] and group not in (None, GROUP):
+        raise ValueError(f'{path} has a column group: take it out, or leave out {group!r}')
     empty = [r['path'] for r in rows if not r['label']]
     if empty:
         raise DatasetError(f'{path}: {len(empty)} of {len(rows)} videos have an empty label: '
@@ -157,5 +161,6 @@ def _is_csv(data, files): return data.is_file() and data.suffix.lower() == '.csv
 
 
 CSV_LIST = DataKind(
-    'CSV', 'a CSV file with columns path,label (and split, group)',
-    _is_csv, from_csv, every=_all_rows)
+    'CSV', 'a CSV file with columns path,label (and split, of train, test and val; and group, of '
+    'videos that stay together)',
+    _is_csv, from_csv, every=_all_rows, drawn=lambda path: 'split' not in csv_rows(path)[0])

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fstcn.splits import (
-    DatasetError, Video, VideoSplit, group_of, name_some, require_utf8, validate_split,
+    GROUP, DatasetError, Video, VideoSplit, group_of, name_some, require_utf8, validate_split,
 )
 from .layouts import DataKind, files_below, list_dir
 
@@ -81,7 +81,10 @@ _TEXT_SUFFIXES = frozenset('.csv .json .jsonl .md .txt .xml'.split())
 PART_NAMES = {
     'train': 'train', 'training': 'train',
     'test': 'test', 'testing': 'test',
-    'val': 'val', 'valid': 'val', 'validation': 'val'}
+    'val': 'val', 'valid': 'val', 'validate': 'val', 'validation': 'val'}
+
+
+_PARTS_KNOWN = f'The parts may be called {", ".join(PART_NAMES)}, in any case'
 
 
 def held_out_part(
@@ -159,29 +162,48 @@ def _labeled(folders, classes, group):
     return videos
 
 
+def _part_folders(root):
+    """The folders train/, test/ and val/ of a split that is given, by part; none if none is.
+    `DatasetError` for a split that cannot be told from what lies beside it."""
+    dirs, _ = list_dir(root)
+    named = [d for d in dirs if d.lower() in PART_NAMES]
+    parts = {}
+    for d in named:
+        part = PART_NAMES[d.lower()]
+        if part in parts:
+            raise DatasetError(f'{root}: {parts[part].name}/ and {d}/ are the same part. '
+                               'Put all of it into one of them')
+        parts[part] = root / d
+    if 'train' not in parts: return {}
+    learned = set(list_dir(parts['train'])[0])
+    others = [f'{d}/' for d in dirs if d not in named and learned & set(list_dir(root / d)[0])]
+    if others:
+        raise DatasetError(f'{root}: {name_some(others)} beside {parts["train"].name}/ is no part '
+                           f'that is known. {_PARTS_KNOWN}')
+    return parts if len(parts) > 1 and all(list_dir(d)[0] for d in parts.values()) else {}
+
+
 def from_folder(
     root:str|os.PathLike, # folder of class folders, or train/ and test/ (or val/) of them
     test_fraction:float=0.3, # share of every class to hold out, in [0, 1), without train/
     seed:int=0, # draws it: the same seed, the same videos, everywhere
-    group:str|None=r'_(g\d+)_', # pattern whose parentheses find the group in a file name
+    group:str|None=GROUP, # pattern whose parentheses find the group in a file name
     held_out:str|None=None, # 'test' or 'val' where root has both; None: 'test'
 ) -> VideoSplit: # classes in sorted order
     """A folder of class folders. `DatasetError` for an empty class folder, videos outside of class
     folders or a split that is unusable, `ValueError` for a wrong fraction."""
     root = Path(root)
-    names = [d for d in list_dir(root)[0] if d.lower() in PART_NAMES]
-    dirs = {PART_NAMES[d.lower()]: root / d for d in names}
-    chosen = 'train' in dirs and len(dirs) > 1 and all(list_dir(d)[0] for d in dirs.values())
+    parts = _part_folders(root)
     folders = [root]
-    if chosen: folders = [dirs['train'], dirs[held_out_part(dirs, held_out, root)]]
+    if parts: folders = [parts['train'], parts[held_out_part(parts, held_out, root)]]
 
     files = [_class_folders(f) for f in folders]
     classes = sorted(set().union(*files))
     if not classes:
         raise DatasetError(f'{root}: no class folders. Expected {root.name}/<class>/<video files>')
-    parts = [_labeled(f, classes, group) for f in files]
-    if not chosen: parts = hold_out(parts[0], test_fraction, seed)
-    return validate_split(VideoSplit(tuple(classes), *map(tuple, parts)), content=True)
+    videos = [_labeled(f, classes, group) for f in files]
+    if not parts: videos = hold_out(videos[0], test_fraction, seed)
+    return validate_split(VideoSplit(tuple(classes), *map(tuple, videos)), content=True)
 
 
 def _all_folders(root):
@@ -210,5 +232,6 @@ def _is_folder(data, files):
 
 CLASS_FOLDERS = DataKind(
     'class folders',
-    'a folder of class folders (<class>/<video files>, or train/<class>/ and test/<class>/)',
-    _is_folder, from_folder, every=_all_folders)
+    'a folder of class folders (<class>/<video files>, of which a part is held out; or '
+    'train/<class>/<video files> and test/ or val/ likewise)',
+    _is_folder, from_folder, every=_all_folders, drawn=lambda root: not _part_folders(root))

@@ -183,7 +183,8 @@ def match_videos(
 class DataKind:
     """A kind of data set: what it looks like and how it is read.
     `fits` is given a path and the files in it and in two levels of folders below. `read` takes path
-    and split; where there are no official splits: path, share to hold out, and seed."""
+    and split; where there are no official splits: path, share to hold out, seed and pattern of
+    the groups, if one is given."""
     title:str # its name
     holds:str # what a path of this kind is, for messages and help
     fits:Callable[[Path, Sequence[Path]], bool] # whether a path is of this kind
@@ -191,3 +192,4 @@ class DataKind:
     splits:int = 1 # number of official splits
     split_is:str = '' # what the number of a split says
     every:Callable[[Path], list[tuple[Path, str]]]|None = None # all videos, and their class names
+    drawn:Callable[[Path], bool]|None = None # whether the test part is drawn; None: never

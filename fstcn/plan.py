@@ -117,11 +117,14 @@ def open_data(
     data:str, # 'synthetic', 'ucf101', 'hmdb51', 'ut_interaction'; any other by its path
     root:str|Path|None, # where it lies, 'synthetic': is written; not used for a path
     split:int, # official split; of UT-Interaction the sequence left out, 1 to 20
+    group:str|None=None, # of a path: pattern of the groups in file names, see load_split
 ) -> VideoSplit: # training and test videos
     """The data of a job.
-    Raises `DatasetError` for what cannot be read, `ValueError` if `root` is missing."""
+    Raises `DatasetError` for what cannot be read, `ValueError` if `root` is missing, or for a
+    pattern where groups are official."""
     official = {name: kind.read for name, kind in DATA_KINDS.items() if kind.splits > 1}
-    if data != 'synthetic' and data not in official: return load_split(data, split)
+    if data != 'synthetic' and data not in official: return load_split(data, split, group=group)
+    if group is not None: raise ValueError(f'{data} has groups of its own, leave out {group!r}')
     if root is None: raise ValueError(f'say with root (--root) where {data} lies')
     if data != 'synthetic': return official[data](root, split)
     return ucf101(make_synthetic(root, CLASSES, n_groups=25, n_clips=2), split)

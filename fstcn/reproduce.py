@@ -216,11 +216,12 @@ def reproduce(
     workers:int|None=None, # see run_job
     compile:bool=False, # see run_job
     series:str='main', # see Job
+    group:str|None=None, # see open_data
 ) -> dict[int,pd.DataFrame]: # the tables
     """Train, score and record what the tables need and is not there yet.
     Raises what data, `check_records` and `run_job` raise."""
     jobs = plan_jobs(tables, data, splits, seeds, size, networks, series)
-    opened = {n: open_data(data, root, n) for n in splits}
+    opened = {n: open_data(data, root, n, group) for n in splits}
     check_records(jobs, tables, opened, results, epochs, weights)
     for i, job in enumerate(jobs):
         split = opened[job.split]

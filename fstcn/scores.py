@@ -23,7 +23,7 @@ from .fusion import FUSIONS
 from .files import atomic
 from .decoding import VideoError
 from .splits import DatasetError, Video, VideoSplit, leaked_videos, name_some
-from .datasets import load_all, load_split
+from .datasets import draws_parts, load_all, load_split
 from .loading import Reader, ReaderHung, ReaderKilled, TestClips, watched_items
 from .shared_views import view_probabilities
 from .inference import Recognizer, fuse_scores
@@ -183,13 +183,14 @@ def split_to_score(
     network:str|Path, # its name in an error
     split:int=1, # number of the split
     every:bool=False, # every video is a test video, and some of the classes will do (--all)
+    group:str|None=None, # pattern of the groups, as in training, see load_split
 ) -> VideoSplit: # the network's classes; of the videos, the test part is to be scored
     """The data set that a network is scored on. `DatasetError` if it has other classes or no test
     videos, or cannot be used; it names the option where that is the way out."""
     classes = recognizer.classes
     if every: return load_all(data, classes, split)
     seed = recognizer.info.get('seed', 0)                # draws the held-out part of training
-    try: videos = load_split(data, split, seed=seed)
+    try: videos = load_split(data, split, seed=seed, group=group)
     except DatasetError as e:
         raise DatasetError(f'{e}{_way_out(data, classes, split)}') from None
     if not videos.test: wrong = 'no test videos; one video of a class is not enough to hold any out'
@@ -210,15 +211,17 @@ def unseen_videos(
     known = set(leaked_videos(videos, seen))
     if not known: return videos.test
     n = len(videos.test)
+    drawn = bool(videos.train) and draws_parts(data)
+    hint = '. If it was trained with --group, give the same here' if drawn else ''
     names = name_some([video.path for video in videos.test if video in known], 5)
     why = f'({network} was trained on them, or chosen by them): {names}'
     if len(known) == n:
         more = ', or add --all --unseen to score all that are new' if videos.train else ''
         raise DatasetError(f'{data}: none of the {n} test videos is new to the network {why}. '
-                           f'Name other videos{more}')
+                           f'Name other videos{more}{hint}')
     if not leave_out:
         raise DatasetError(f'{data}: {len(known)} of {n} test videos are not new to the network '
-                           f'{why}. Add --unseen to leave them out, or name other videos')
+                           f'{why}. Add --unseen to leave them out, or name other videos{hint}')
     return tuple(video for video in videos.test if video not in known)
 
 # %% ../nbs/practice/45_scores.ipynb #53c45c64

@@ -19,7 +19,7 @@ from fstcn.checkpoint import TrainedOn, load_checkpoint, save_checkpoint
 from fstcn.cli import app
 from fstcn.cli_options import call_command
 from fstcn.cli_reproduce import BENCH_MODULES
-from fstcn.datasets import load_all, load_split
+from fstcn.datasets import from_folder, load_all, load_split
 from fstcn.frame_folders import videos_in
 from fstcn.fusion import FUSIONS, Fusion
 from fstcn.initialization import initialize
@@ -28,7 +28,7 @@ from fstcn.plan import Job
 from fstcn.records import RECORDS, read_lines, read_records, write_record
 from fstcn.scores import Scores
 from fstcn.splits import DatasetError, checksum
-from fstcn.video import read_frames
+from fstcn.video import probe_video, read_frames
 from fstcn.weight_formats import imagenet_state
 from fstcn.writing import write_video
 
@@ -239,7 +239,7 @@ def test_check_names_what_is_wrong(shell):
 
 BLANK = dict(
     status='ok', reason='', short=False, count_mismatch=False, decord_inexact=False,
-    duplicate_of='')
+    duplicate_of='', looks_like='')
 
 
 def check(shell, rows, options=''):
@@ -266,7 +266,7 @@ def test_check_names_ten_of_each(shell):
     where = '--output FILE.csv says it of every file'
     assert lines[31:] == ['32.avi = a', '... and 3 more', where]
     numbers = [line.split()[0] for line in out.splitlines()]
-    assert numbers == ['36', '11', '12', '0', '0', '0', '13']
+    assert numbers == ['36', '11', '12', '0', '0', '0', '13', '0']
 
 
 def test_check_of_a_short_one(shell):
@@ -284,6 +284,94 @@ def test_check_writes_its_table(shell):
 def test_check_refuses_a_folder_before_it_decodes(shell):
     code, _, err, decoded = check(shell, [{}], '--output nothing')
     assert (code, decoded) == (2, 0) and 'Is a directory' in err, err
+
+
+@pytest.fixture(scope='module')
+def scenes(shell):
+    "The films by name of class, scene and take, in class folders; scenes 3 and 4 are made of 1."
+    root = shell.folder/'scenes'
+    for number, film in enumerate(films(shell)):
+        name = film.parent.name
+        (root/name).mkdir(parents=True, exist_ok=True)
+        frames = read_frames(film, range(20)).numpy()
+        for take in (1, 2):
+            cut = frames[5*take:5*take + 8]
+            write_video(root/name/f'{name}_{number%4 + 1}_{take}.mp4', cut)
+    return root
+
+
+PROPOSAL = "(4 groups of 16 videos): --group '^[^_]+_(.+)_[^_]+$' keeps them together\n"
+
+
+@pytest.mark.faults
+def test_grouped_names_are_proposed_and_never_applied(shell, scenes):
+    out = shell('fstcn check scenes --workers 1')[1]
+    told = [line for line in out.splitlines() if 'look grouped' in line]
+    assert len(told) == 1 and f'{told[0]}\n'.endswith(PROPOSAL), out
+    out = shell("fstcn check scenes --workers 1 --group '^[^_]+_(.+)_[^_]+$'")[1]
+    assert '\n4 groups, such as 1: each will be on one side of a split\n' in out, out
+    with patch('fstcn.experiments.run_experiment', side_effect=ValueError('began')) as begin:
+        _, out, err = shell('fstcn train scenes --out grouped')
+    assert PROPOSAL in err and err.index(PROPOSAL) < err.index('began'), err
+    assert out.endswith('the test part is 30 % of every class, drawn with seed 0\n')
+    split = begin.call_args.args[0]
+    assert {v.group for v in split.train + split.test} == {None}
+
+
+@pytest.mark.faults
+def test_training_and_evaluation_take_the_same_groups(shell, scenes):
+    group = '--group "_(.)_"'
+    code, out, err = shell(f'fstcn train scenes --out by-scene {group} {QUICK}')
+    assert code == 0 and 'look grouped' not in err, err
+    assert ', whole groups such as 1\n' in out
+    line = 'fstcn evaluate scenes -c by-scene/model.safetensors --clips 1 --workers 1'
+    again = shell.does(f'{line} {group}')
+    assert shares(again) == shares(out)[1:]
+    shell.refuses(line, ' new to the network', 'trained with --group, give the same here')
+    shell.refuses(f'{line} --all {group}', '--all needs none')
+
+
+@pytest.mark.faults
+def test_videos_that_are_nearly_the_same_are_named(shell):
+    "Another coding, three quarters of the size, and without the last frames."
+    root = shell.folder/'twins'
+    for film in films(shell):
+        (root/film.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(film, root/film.parent.name/film.name)
+    held = next(v.path for v in from_folder(root).test)
+    kept = read_frames(held, range(probe_video(held).n_frames - 2)).numpy()
+    frames = [cv2.resize(frame, None, fx=.75, fy=.75) for frame in kept]
+    again = held.parent/'again_g99_.mp4'
+    write_video(again, frames, codec='libx264')
+    assert again not in {v.path for v in from_folder(root).test}
+    pair = f'{held.parent.name}/{held.name}'
+    name = f'{again.parent.name}/{again.name}'
+    out = shell('fstcn check twins --workers 1')[1]
+    assert '       1  nearly the same as another\n' in out, out
+    assert f'nearly the same: {pair} and {name}. One group' in out, out
+    with patch('fstcn.experiments.run_experiment', side_effect=ValueError('began')):
+        err = shell('fstcn train twins --out twins-run')[2]
+    assert f'1 test videos are nearly the same as training videos: {pair} and {name}. ' in err, err
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('line,told', [
+    ("train scenes --group '('", "'(' is no regular expression"),
+    ('train scenes --group take', "'take': the group is what parentheses match"),
+    ("train scenes --group '(take)'", 'finds a group in none of the 16 file names'),
+    ("train data --group '(g..)'", 'UCF-101 has groups of its own'),
+    ("check scenes --group '('", "'(' is no regular expression"),
+    ("reproduce --dry-run --data scenes --group take", 'the group is what parentheses match'),
+    ("reproduce --dry-run --group '(g..)'", 'synthetic has groups of its own')])
+def test_groups_that_cannot_be(shell, scenes, line, told): shell.refuses(f'fstcn {line}', told)
+
+
+@pytest.mark.faults
+def test_every_layout_is_in_the_help(shell):
+    for line in ('train --help', 'evaluate --help'):
+        words = ' '.join(shell.does(f'fstcn {line}').replace('│', ' ').split())
+        for told in ('path,label', 'split', 'group', 'train/<class>/', 'val/', '--group'):
+            assert told in words, words
 
 
 def test_check_of_nothing_makes_no_folder(shell):

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from fstcn import check
 from fstcn import datasets as ds
 from fstcn.cli import app
-from fstcn.splits import _PIECE, checksum, fingerprint
+from fstcn.leaks import look_at_all, near_pairs, propose_group
+from fstcn.splits import _PIECE, checksum, fingerprint, group_of
 from fstcn.writing import write_video
 
 DATA = Path(__file__).parents[2] / 'shared' / 'data'
@@ -418,7 +419,7 @@ def test_check_names_with_special_characters(tmp_path):
     assert t.duplicate_of.tolist() == ['', first, first, '', '']
     assert t.columns.tolist() == [
         'path', 'status', 'reason', 'n_frames', 'header_frames', 'fps', 'size', 'codec',
-        'short', 'count_mismatch', 'decord_inexact', 'duplicate_of']
+        'short', 'count_mismatch', 'decord_inexact', 'duplicate_of', 'looks_like']
 
 
 def test_check_without_decord(tmp_path, monkeypatch):
@@ -426,7 +427,7 @@ def test_check_without_decord(tmp_path, monkeypatch):
     write_video(tmp_path / 'a.avi', frames(3))
     assert check._decord_report(tmp_path / 'a.avi', 3) == {'decord_inexact': None}
     row = {'status': 'ok', 'n_frames': 3, 'decord_inexact': None}
-    assert check._table([tmp_path / 'a.avi'], [row], 30).decord_inexact.isna().all()
+    assert check._table([tmp_path / 'a.avi'], [row], 30, None).decord_inexact.isna().all()
 
 
 # what the readers refuse, and what they do not mind
@@ -665,6 +666,135 @@ def test_groups_by_a_pattern(tmp_path):
         fill(tmp_path, *(f'{action}/person{k:02d}_{action}_d1.avi' for k in (1, 2)))
     own = ds.from_folder(tmp_path, test_fraction=.5, group=r'(person\d+)_')
     assert len({v.group for v in own.train}) == len({v.group for v in own.test}) == 1
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('group,told,exc', [
+    ('(', 'is no regular expression', ValueError), ('person', 'what parentheses match', ValueError),
+    ('(actor)', 'a group in none of the 4 file names', ds.DatasetError)])
+def test_groups_that_cannot_be(tmp_path, group, told, exc):
+    fill(tmp_path, *(f'{c}/person{k}.avi' for c in 'ab' for k in (1, 2)))
+    refuses(told, ds.load_split, tmp_path, group=group, exc=exc)
+
+
+@pytest.mark.faults
+def test_names_without_a_group_are_counted(tmp_path):
+    fill(tmp_path, *(f'{c}/p{k}_{c}.avi' for c in 'ab' for k in (1, 2)), 'a/other.avi')
+    with pytest.warns(UserWarning, match='no group in 1 of 5 file names: other.avi. Each counts'):
+        s = ds.load_split(tmp_path, group=r'(p\d)_')
+    assert {v.group for v in s.train + s.test} == {'p1', 'p2', None}
+    assert {v.group for v in ds.load_split(tmp_path, group='').train} == {None}
+
+
+@pytest.mark.faults
+def test_a_column_group_and_a_pattern(read, tmp_path):
+    rows = ['path,label,group', '# c.avi,0,p1', '"a, b.avi",1,p2']
+    refuses('has a column group', read, *rows, group='(.)', exc=ValueError)
+    refuses('has a column group', ds.named_groups, tmp_path/'list.csv', '(.)', exc=ValueError)
+    assert ds.named_groups(tmp_path/'list.csv') == (['0', '1'], ['p1', 'p2'])
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('held', ['val', 'Valid', 'VALIDATION', 'validate', 'Test', 'testing'])
+def test_parts_by_any_name(tmp_path, held):
+    fill(tmp_path, 'TRAIN/a/0.mp4', 'TRAIN/b/1.mp4', f'{held}/a/2.mp4')
+    assert counts(tmp_path) == (('a', 'b'), 2, 1)
+    assert ds.data_kind(tmp_path) == 'folder' and not ds.draws_parts(tmp_path)
+
+
+@pytest.mark.faults
+def test_a_part_that_is_not_known(tmp_path):
+    fill(tmp_path, 'train/a/0.mp4', 'train/b/1.mp4', 'held/a/2.mp4')
+    told = ('held/ beside train/ is no part that is known. The parts may be called train, '
+            'training, test, testing, val, valid, validate, validation, in any case')
+    refuses(told, ds.load_split, tmp_path)
+    fill(tmp_path, 'test/a/3.mp4')
+    refuses(told, ds.load_split, tmp_path) # nor is it left out without a word
+    shutil.rmtree(tmp_path/'held')
+    fill(tmp_path, 'Testing/a/4.mp4')
+    refuses('Testing/ and test/ are the same part', ds.load_split, tmp_path)
+
+
+def test_whose_test_part_is_drawn(tmp_path):
+    root = make_own(tmp_path)
+    assert ds.draws_parts(root/'own') and ds.draws_parts(root/'own.CSV')
+    assert not ds.draws_parts(root/'own/a/1.mp4')
+    (root/'split.csv').write_text('path,label,split\nown/a/1.mp4,a,train\n')
+    assert not ds.draws_parts(root/'split.csv')
+
+
+def names_of(form, n_groups=6, n_takes=3):
+    "File names of four classes, which have these groups of takes, and the group of each."
+    names, labels, groups = [], [], []
+    for c in range(4):
+        for g in range(n_groups):
+            for k in range(1 + (c + g)%n_takes): # not everywhere as many
+                film = ('The_Day', 'Up-and_Down_again', 'x', 'A_b_c', '12_Men', 'y_z')[g%6]
+                names.append(form.format(
+                    c='kick run sit_up wave'.split()[c], n=len(names), l=c, g=g, k=k, film=film,
+                    kind=('u_nm', 'h_cm')[(g + k)%2], day=1 + g, time=100000 + 1234*len(names)))
+                labels.append(c)
+                groups.append((c, g))
+    return names, labels, groups
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('form', [
+    '{c}_{g}_{k}.mp4', '{c}-{g}-{k}.mp4', '{c} {g} ({k}).mp4', '{c}.{g}.{k}.mp4', '{g}_{k}.avi',
+    'v_{c}_g{g:02}_c{k:02}.avi', '{film}_{c}_{kind}_{k}.avi', 'scene{g}_take{k}.mov',
+    '{c}_202405{day:02}_{time}.mp4', '2024-05-{day:02} {time}.mp4', 'p{g:02}_{c}_d{k}_x.avi'])
+def test_groups_are_read_from_names(form):
+    "No two videos of one group are parted, and no two groups of a class are joined."
+    names, labels, groups = names_of(form)
+    pattern = propose_group(names, labels)
+    found = [group_of(name, pattern) for name in names]
+    pairs = set(zip(groups, zip(labels, found, strict=True), strict=True))
+    assert None not in found and len(pairs) == len(set(groups)) == len({p for _, p in pairs})
+
+
+@pytest.mark.faults
+def test_a_number_in_front_and_the_class_behind():
+    "UT-Interaction: a video of every class in each sequence."
+    names = [f'{n}_{1 + n//6}_{n*5%6}.avi' for n in range(60)]
+    pattern = propose_group(names, [n*5%6 for n in range(60)])
+    assert [group_of(name, pattern) for name in names] == [str(1 + n//6) for n in range(60)]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('form', [
+    '{n:04}.mp4', '{c}_{n}.mp4', 'IMG_{n:04}.MOV', '{c}{n:03}_xvid.avi', '{c}_{n:03}_{kind}.avi',
+    '{time}.mp4', 'my_video_{n}.mp4', '{c}_{n}_{time}.mp4', '-.mp4', '{c}.mp4'])
+def test_names_without_groups(form):
+    names, labels, _ = names_of(form)
+    assert propose_group(names, labels) is None
+    assert propose_group([], []) is None
+
+
+def hidden_groups():
+    "The videos of three data sets, whose groups are in their file names."
+    halves = [ds.ut_interaction(DATA/'ut_interaction', k) for k in (1, 11)]
+    return {
+        'UT-Interaction': [v for s in halves for v in s.train + s.test],
+        'J-HMDB': ds.hmdb51(DATA/'jhmdb').train + ds.hmdb51(DATA/'jhmdb').test,
+        'UCF-101/16': ds.ucf101(DATA/'ucf101_16').train + ds.ucf101(DATA/'ucf101_16').test}
+
+
+@pytest.mark.faults
+@needs_videos
+@pytest.mark.parametrize('name', ['UT-Interaction', 'J-HMDB', 'UCF-101/16'])
+def test_the_authors_groups_are_read_from_their_names(name):
+    videos = hidden_groups()[name]
+    names = file_names(videos)
+    pattern = propose_group(names, labels(videos))
+    pairs = {(v.group, group_of(n, pattern)) for v, n in zip(videos, names, strict=True)}
+    assert len(pairs) == len({g for g, _ in pairs}) == len({p for _, p in pairs})
+
+
+@pytest.mark.faults
+@needs_videos
+def test_no_two_of_ut_interaction_are_nearly_the_same():
+    paths = [v.path for v in hidden_groups()['UT-Interaction']]
+    assert near_pairs(look_at_all(paths, 1, progress=False)) == []
 
 
 @pytest.fixture
