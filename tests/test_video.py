@@ -168,8 +168,21 @@ def test_times_in_the_order_of_the_file_do_not_stop_jumps(tmp_path, numbered, mo
     """`ffmpeg -c copy` from AVI to MP4, the everyday form of it: H.264 with B-frames, one time a
     picture in the order of the file."""
     path = remux(numbered('h264_b3_g12.mp4'), tmp_path/'copy.mp4', _in_file_order)
+    probe_video(path) # so that a jump pays
     monkeypatch.setattr(video, 'decode_forward', None)
     for wanted in index_lists(120): assert numbers(read_frames(path, wanted)) == wanted
+
+
+def test_the_first_reading_of_a_file_decodes_forward(numbered, monkeypatch):
+    "What a jump needs to know takes a look at the whole file; that pays from the second time on."
+    path, jumps = numbered('h264_b3_g50.mp4'), []
+    known_facts(path).clear()
+    def watched(path, wanted):
+        jumps.append(wanted)
+        return seek.jump(path, wanted)
+    monkeypatch.setattr(video, 'jump', watched)
+    for _ in range(2): assert numbers(read_frames(path, [70, 75])) == [70, 75]
+    assert jumps == [[70, 75]]
 
 
 def test_jumps_are_taken(numbered, monkeypatch):
@@ -178,6 +191,7 @@ def test_jumps_are_taken(numbered, monkeypatch):
     def forbidden(*a): raise AssertionError('decoded forward')
     for name, (_, proven) in FILES.items():
         path = numbered(name)
+        probe_video(path)
         with monkeypatch.context() as m:
             m.setattr(video, 'decode_forward', forbidden)
             for idx in index_lists(n_written(name)):
