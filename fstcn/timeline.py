@@ -23,7 +23,9 @@ from tqdm import tqdm
 
 from .fusion import fuse_sci
 from .files import atomic
-from .decoding import VideoError, FrameClock, decode_forward, open_video, to_rgb
+from fstcn.decoding import (
+    Damage, FrameClock, VideoError, decode_forward, open_video, to_rgb
+)
 from .video import resize_frame
 from .frame_folders import FrameArray, frame_files, read_image
 from .shared_views import score_chunks
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 def _timed_pictures(video, damage):
     """Time (seconds; None but in files) and maker of each picture (h,w,3).
 
-    Of a file, a folder or an array; why a file ended early is appended to `damage`."""
+    Of a file, a folder or an array; `damage` is told why a file is read in part."""
     if not isinstance(video, str | Path):
         for frame in video: yield None, partial(np.asarray, frame)
     elif Path(video).is_dir():
@@ -58,14 +60,15 @@ class _Window:
     def __init__(self, video, clip, short_side):
         self.video, self.clip, self.short_side = video, clip, short_side
         self.offsets = set(clip.frames(0, clip.span).ravel().tolist())
-        self.begun, self.held = deque(), {}
+        self.begun, self.held, self.shape = deque(), {}, None
 
     def needs(self, i): return any(i - start in self.offsets for start in self.begun)
     def ends(self, n): return self.begun and n - self.begun[0] == self.clip.span
 
     def hold(self, i, picture):
         self.held[i] = frame = resize_frame(picture, self.short_side)
-        if frame.shape != next(iter(self.held.values())).shape:
+        self.shape = self.shape or frame.shape
+        if frame.shape != self.shape:
             why = f'frame {i} has another size than the frames before it'
             raise VideoError(self.video, why)
 
@@ -94,7 +97,7 @@ class _ClipStream(IterableDataset):
 
     def _items(self, clock):
         window = _Window(self.video, self.clip, self.short_side)
-        starts, pairs, damage = [], [], []
+        starts, pairs, damage = [], [], Damage()
         n = last = 0
         for n, (time, picture) in enumerate(_timed_pictures(self.video, damage), 1):
             clock.add(None if self.fps else time)
@@ -119,7 +122,7 @@ class _ClipStream(IterableDataset):
             'seconds': self._middles(starts, n, clock),
             'n_frames': n,
             'fps': clock.fps(),
-            'damage': ''.join(damage),
+            'damage': damage.reason,
         }
 
     def _middles(self, starts, n, clock):
@@ -137,7 +140,7 @@ class Timeline:
     seconds:Tensor # moments, the middles of the clip pairs (s,), seconds after the first frame
     probs:Tensor # probability of each class at each moment (s,n)
     duration:float # length of the video, seconds
-    damage:str = '' # why decoding ended before the end of the file; empty when it did not
+    damage:str = '' # why pictures are missing; empty where none is
 
     def table(self) -> 'pd.DataFrame': # a row for each moment: seconds, then the classes
         "The probabilities as a table."

@@ -649,7 +649,7 @@ def test_a_file_that_breaks_off(shell):
     for code, _, err in told:
         assert (code, err) == (0, line)
     # 6 frames at 25 a second
-    assert line.startswith('fstcn: warning: inbox/hurt.mp4 breaks off after 0.2 s ('), line
+    assert line.startswith('fstcn: warning: inbox/hurt.mp4 is read in part, up to 0.2 s ('), line
     assert line.count('\n') == 1
     warning = line.strip().partition('hurt.mp4 ')[2]
     assert json.loads(told[1][1])['warning'] == warning

@@ -28,7 +28,7 @@ from fstcn.frame_folders import FrameFolder
 from fstcn.loading import VideoReader
 from fstcn.shared_views import view_probabilities
 from fstcn.checkpoint import save_checkpoint
-from fstcn.inference import Recognizer, breaks_off
+from fstcn.inference import Recognizer, read_in_part
 from fstcn.scores import score_videos
 from fstcn.many import predict_many
 from fstcn.timeline import timeline
@@ -224,8 +224,8 @@ def test_a_damaged_packet_is_told_alike(frames, tmp_path):
     ours = recognizer()
     warning = ours.predict(hurt).warning
     line = timeline(ours, hurt)
-    assert warning.startswith('breaks off after 0.2 s (')         # 6 frames, 25 a second
-    assert breaks_off(line.duration, line.damage) == warning
+    assert warning.startswith('is read in part, up to 0.2 s (')         # 6 frames, 25 a second
+    assert read_in_part(line.duration, line.damage) == warning
     done = predict_many(ours, [hurt], tmp_path/'many.jsonl')
     assert done[str(hurt)].warning == warning
 
