@@ -50,7 +50,7 @@ class TrainConfig(LearningConfig):
         if self.precision not in ('auto', 'float32', 'bf16'):
             raise ValueError(
                 f"precision must be 'auto', 'float32' or 'bf16', got {self.precision!r}")
-        if min(self.accumulate, self.validate_every) < 1 or not self.timeout > 0:
+        if min(self.accumulate, self.validate_every) < 1 or not 0 < self.timeout < float('inf'):
             raise ValueError(f'accumulate, validate_every and timeout must be positive: {self}')
         if self.workers < 0: raise ValueError(f'workers must not be negative: {self}')
 

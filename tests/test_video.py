@@ -3,6 +3,7 @@ several processes and a kill."""
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -805,3 +806,63 @@ def test_packets_that_cannot_be_counted(monkeypatch):
         def demux(self, stream): raise av.error.InvalidDataError(1, 'broken')
     monkeypatch.setattr(frame_cache, 'open_video', lambda path: nullcontext((Broken(), None)))
     assert frame_cache._n_packets('a.avi') == 0
+
+
+ORPHAN = '''import os, sys, time
+from fstcn.guard import Guard
+
+def forever(path):
+    with open(path, 'w') as f: f.write(str(os.getpid()))
+    while True: time.sleep(.2)
+
+if __name__ == '__main__':
+    if sys.argv[2] == 'spawn': sys.platform = 'darwin'
+    with Guard(600, workers=2) as guard:
+        guard(str.upper, 'a')
+        guard(forever, sys.argv[1])
+'''
+
+
+def alive(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    state = Path(f'/proc/{pid}/stat')
+    # nobody may be there to collect it
+    return not (state.exists() and state.read_text().rpartition(')')[2].split()[0] == 'Z')
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+@pytest.mark.parametrize('end', [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_does_not_outlive_its_parent(tmp_path, method, end):
+    (tmp_path/'orphan.py').write_text(ORPHAN)
+    mark = tmp_path/'child'
+    parent = subprocess.Popen([sys.executable, tmp_path/'orphan.py', mark, method])
+    limit = time.time() + 200
+    while not (mark.exists() and mark.read_text()) and time.time() < limit: time.sleep(.1)
+    child = int(mark.read_text())
+    assert alive(child)
+    parent.send_signal(end)
+    parent.wait()
+    limit = time.time() + 20
+    while alive(child) and time.time() < limit: time.sleep(.1)
+    assert not alive(child)
+
+
+@pytest.mark.faults
+def test_a_child_that_is_killed_before_it_begins_takes_no_call_with_it(numbered):
+    path = numbered('mpeg4_b0_g12.avi')
+    with Guard(60) as guard:
+        for _ in range(3):
+            child = guard(eval, 'os.getpid()')
+            os.kill(child, signal.SIGKILL)         # no call is running
+            with ThreadPoolExecutor(3) as threads:
+                infos = list(threads.map(lambda p: guard(probe_video, p), [path]*3))
+            assert [info.n_frames for info in infos] == [120]*3
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('timeout', [0, -1, float('inf'), float('nan')])
+def test_a_time_limit_that_is_none(timeout):
+    with pytest.raises(ValueError, match='timeout must be a positive number of seconds'):
+        Guard(timeout)
