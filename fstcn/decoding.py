@@ -147,7 +147,9 @@ class _Decoder:
             # in MPEG-4 what a B-picture needs is marked as damaged only when it comes out, later
             if self.codec == 'mpeg4' and frame.pict_type == PictureType.B: continue
             yield from self._release()
-        if why and self.n: yield from self._recover(packet, why)
+        # what a file that begins in the middle lacks is no damage
+        begun = self.n or self.key is not None and not self._leads(packet)
+        if why and begun: yield from self._recover(packet, why)
         elif not packet.size: yield from self._release()
 
     def _release(self):
