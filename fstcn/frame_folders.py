@@ -19,6 +19,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from .files import is_utf8
 from .decoding import MAX_PIXELS, VideoError
 from .video import resize_frame
 from .guard import Guard
@@ -38,6 +39,7 @@ def _is_image(file):
     return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')
 
 def _images(folder):
+    if not is_utf8(folder): raise VideoError(folder, 'the name is not UTF-8. Rename it')
     try: return [file for file in Path(folder).iterdir() if _is_image(file)]
     except OSError as e:
         why = f'cannot be read as a folder of frames ({e.strerror or e})'

@@ -23,9 +23,7 @@ from tqdm import tqdm
 
 from .fusion import fuse_sci
 from .files import atomic
-from fstcn.decoding import (
-    Damage, FrameClock, VideoError, decode_forward, open_video, to_rgb
-)
+from .decoding import Damage, FrameClock, VideoError, decode_forward, open_video, to_rgb
 from .video import resize_frame
 from .frame_folders import FrameArray, frame_files, read_image
 from .shared_views import score_chunks
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 def _timed_pictures(video, damage):
     """Time (seconds; None but in files) and maker of each picture (h,w,3).
 
-    Of a file, a folder or an array; `damage` is told why a file is read in part."""
+    Of a file, a folder or an array; `damage` is told what is wrong with a file."""
     if not isinstance(video, str | Path):
         for frame in video: yield None, partial(np.asarray, frame)
     elif Path(video).is_dir():
@@ -140,7 +138,7 @@ class Timeline:
     seconds:Tensor # moments, the middles of the clip pairs (s,), seconds after the first frame
     probs:Tensor # probability of each class at each moment (s,n)
     duration:float # length of the video, seconds
-    damage:str = '' # why pictures are missing; empty where none is
+    damage:str = '' # why pictures of the file are missing; empty when none is
 
     def table(self) -> 'pd.DataFrame': # a row for each moment: seconds, then the classes
         "The probabilities as a table."
