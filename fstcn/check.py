@@ -154,7 +154,7 @@ def _look(path, reader):
     damage = reader.damage(path) if hasattr(reader, 'damage') else ''
     return damage, known_facts(path)
 
-def _looks(videos, reader, workers, timeout):
+def _damages(videos, reader, workers, timeout):
     "The damage of each video, or its `VideoError`."
     def look(call, video):
         try: damage, facts = call(_look, video.path, reader)
@@ -179,9 +179,9 @@ def look_at(
     "Decode every video once, before anything is computed. Raises `VideoError`."
     readable, unreadable, damaged = [], [], []
     hidden = None if progress else True
-    with closing(_looks(videos, reader, workers, timeout)) as looks:
-        told = tqdm(looks, 'looking', len(videos), unit='video', leave=False, disable=hidden)
-        for video, found in zip(videos, told, strict=True):
+    with closing(_damages(videos, reader, workers, timeout)) as told:
+        bar = tqdm(told, 'looking', len(videos), unit='video', leave=False, disable=hidden)
+        for video, found in zip(videos, bar, strict=True):
             name = Path(video.path).name
             if isinstance(found, VideoError):
                 if on_error == 'raise': raise found

@@ -79,8 +79,7 @@ def open_video(
             raise VideoError(path, f'has pictures of {ctx.width} x {ctx.height}, more than '
                                    f'{MAX_PIXELS:,} pixels; set FSTCN_MAX_PIXELS to allow them')
         ctx.thread_count = 1
-        # a broken picture is reported
-        ctx.options = {'err_detect': 'explode', 'max_pixels': str(MAX_PIXELS)}
+        ctx.options = {'err_detect': 'explode', 'max_pixels': str(MAX_PIXELS)} # damage is told
         yield container, stream
 
 # %% ../nbs/data/12_decoding.ipynb #0fbf7a37
@@ -93,10 +92,7 @@ class Damage:
 _MOST_KEPT = 300 # packets since a keyframe that may have to be decoded again
 
 class _Decoder:
-    """Pictures in order of presentation.
-
-    After damage it goes on at the next picture that needs nothing earlier.
-    """
+    "Pictures in order of presentation; after damage, from the next that needs nothing earlier."
     def __init__(self, container, stream, damage):
         self.stream, self.ctx, self.damage = stream, stream.codec_context, damage
         self.codec, self.extradata = self.ctx.name, bytes(self.ctx.extradata or b'')
@@ -297,10 +293,7 @@ def _decode_all(path):
 def probe_video(
     path:str|Path, # the video file
 ) -> VideoInfo: # decodable frames, frame rate, size, codec
-    """Describe a video by decoding all of it, once for each version of the file.
-
-    Raises `VideoError`.
-    """
+    "Describe a video by decoding it, once for each version of the file. Raises `VideoError`."
     facts = known_facts(path)
     if 'info' not in facts: facts['info'] = _decode_all(path)
     info = facts['info']
