@@ -71,7 +71,8 @@ def open_video(
         cover = av.stream.Disposition.attached_pic
         streams = [s for s in container.streams.video if not s.disposition & cover]
         if not streams: raise VideoError(path, 'holds no video stream')
-        best = container.streams.best('video')       # of several: not a still picture
+        streams = [s for s in streams if s.frames != 1] or streams # rather not a still picture
+        best = container.streams.best('video')
         stream = best if best in streams else streams[0]
         ctx = stream.codec_context
         if ctx is None: raise VideoError(path, 'holds a video of an unknown codec')
@@ -96,8 +97,7 @@ class _Decoder:
     def __init__(self, container, stream, damage):
         self.stream, self.ctx, self.damage = stream, stream.codec_context, damage
         self.codec, self.extradata = self.ctx.name, bytes(self.ctx.extradata or b'')
-        # in transport streams it may be no more than a counter that jumped
-        self.trusts_mark = container.format.name != 'mpegts'
+        self.trusts_mark = container.format.name != 'mpegts' # there a counter may have jumped
         self.times = [] # of all packets; a packet's place is its stamp
         self.key, self.group = None, [] # stamp of the last keyframe, packets since
         self.lost = False # nothing is decoded until the next keyframe

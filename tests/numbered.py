@@ -160,3 +160,16 @@ def change_size(target, *heights, n=20):
         part.unlink()
     target.write_bytes(data)
     return target
+
+
+def change_packets(source, target, change):
+    "Copy a film into another container; `change(k, data)` gives the bytes of packet `k`."
+    with av.open(str(source)) as inp, av.open(str(target), 'w') as out:
+        stream = inp.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for k, old in enumerate(packet for packet in inp.demux(stream) if packet.size):
+            new = av.Packet(change(k, bytes(old)))
+            new.pts, new.dts, new.time_base = old.pts, old.dts, old.time_base
+            new.duration, new.is_keyframe, new.stream = old.duration, old.is_keyframe, copy
+            out.mux(new)
+    return target
