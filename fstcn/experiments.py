@@ -183,10 +183,11 @@ def run_experiment(
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
 ) -> dict: # the record, also in `record.json`
     """Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and,
-    if there are test videos, scores.npz and confusion.png. With `validate`, the best network on
-    videos held out is scored. Raises what training and reading raise, for all videos before
-    training, and `DatasetError` for weights that have learned from them; with `on_error='skip'`
-    those that cannot be read are left out. The record names them, and the damaged ones."""
+    if there are test videos, scores.npz and confusion.png. With a share to validate, the
+    best network on videos held out is scored. Raises what training and reading raise, for all
+    videos before training, and `DatasetError` for weights that have learned from them; with
+    `on_error='skip'` those that cannot be read are left out. The record names them, and those
+    that are damaged."""
     out = Path(out)
     check_free(out, resume)
     torch.manual_seed(settings.seed)
