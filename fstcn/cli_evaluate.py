@@ -64,7 +64,8 @@ def evaluate_command(
     part = 'all videos' if every else f'split {split}'
     scored = dict(
         name=f'{data.resolve().name}, {part}', classes=len(videos.classes),
-        test=len(test), left_out=left, damaged=damaged, checksum=checksum(replace(videos, test=test)))
+        test=len(test), left_out=left, damaged=damaged,
+        checksum=checksum(replace(videos, test=test)))
     record = dict(data=scored, checkpoint=checkpoint.name, n_clips=recognizer.n_clips)
     record |= summarize(scores) | environment(recognizer.device)
 
