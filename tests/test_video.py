@@ -140,6 +140,7 @@ STAMPS = (_as_they_are, _in_file_order, _early, _now_and_then_in_file_order, _so
 FRAGMENTS = {'movflags': 'frag_keyframe+empty_moov+default_base_moof'}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize('seed', range(30))
 def test_no_muxing_makes_a_jump_wrong(tmp_path, seed):
     """A stream copied with times that say little or lie, as `-c copy` and careless tools write
