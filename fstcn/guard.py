@@ -6,11 +6,15 @@
 __all__ = ['Guard']
 
 # %% ../nbs/data/15_guard.ipynb #e24e4df7
+import math
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Lock, Thread
 
 import torch
 from pebble import ProcessExpired, ProcessPool
@@ -18,22 +22,48 @@ from pebble import ProcessExpired, ProcessPool
 from .decoding import VideoError
 
 # %% ../nbs/data/15_guard.ipynb #248bd80a
-def _get_ready():
-    "In a new child process: no threads, whose parent's it would wait for in vain."
+def _end_with(parent):
+    "End this process, whatever it is doing, as soon as its parent is gone."
+    sentinel = multiprocessing.parent_process().sentinel
+    while not wait([sentinel], 1) and os.getppid() == parent: pass
+    os._exit(1)
+
+def _get_ready(parent):
+    "In a new child process: no threads of PyTorch, whose parent's it would wait for in vain."
     torch.set_num_threads(1)
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 class Guard:
     """Calls functions in child processes and ends those that take too long.
 
-    Any number of threads may call at once.
+    Any number of threads may call at once. Raises `ValueError` for a time that is none.
     """
     def __init__(self,
         timeout:float=60., # seconds a call may take
         workers:int=1, # child processes; further calls wait for their turn
     ):
-        self.timeout = timeout
+        if not 0 < timeout < math.inf:
+            raise ValueError(f'timeout must be a positive number of seconds, got {timeout}')
+        self.timeout, self.workers = timeout, workers
+        self._pool, self._lock = self._new_pool(), Lock()
+
+    def _new_pool(self):
         context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
-        self._pool = ProcessPool(workers, initializer=_get_ready, context=context)
+        return ProcessPool(
+            self.workers, initializer=_get_ready, initargs=(os.getpid(),), context=context)
+
+    def _replace(self, pool):
+        "New child processes for a pool whose own ended without a call; by the first who asks."
+        with self._lock:
+            if self._pool is not pool: return
+            pool.stop()
+            pool.join()
+            self._pool = self._new_pool()
+
+    def _result(self, pool, fn, args):
+        try: future = pool.schedule(fn, args, timeout=self.timeout)
+        except RuntimeError as e: raise BrokenProcessPool(str(e)) from e
+        return future.result()
 
     def __call__(self,
         fn:Callable, # importable function of a path, such as probe_video
@@ -44,7 +74,11 @@ class Guard:
 
         Raises what `fn` raises, and `VideoError` when it does not end in time or its process dies.
         """
-        try: return self._pool.schedule(fn, (path, *args), timeout=self.timeout).result()
+        pool = self._pool
+        try:
+            try: return self._result(pool, fn, (path, *args))
+            except BrokenProcessPool: self._replace(pool)
+            return self._result(self._pool, fn, (path, *args))
         except TimeoutError as e:
             late = f'decoding did not end within {self.timeout:g} s'
             raise VideoError(path, f'{late}; --timeout (in Python timeout=) gives it more') from e

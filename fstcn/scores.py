@@ -157,6 +157,8 @@ def watched_clips(
     path:Callable[[int],str|Path], # the video of item n
 ) -> Iterator: # the items
     "Items of a data set. Raises `VideoError`, also for a worker process that hangs or dies."
+    if not 0 < timeout < float('inf'):
+        raise ValueError(f'timeout must be a positive number of seconds, got {timeout}')
     limit = timeout if workers else 0
     loader = DataLoader(dataset, batch_size=None, num_workers=workers, timeout=limit)
     n = 0
