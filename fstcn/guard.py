@@ -30,7 +30,7 @@ def not_started(
     return OSError(f'processes that read videos do not start: {e.strerror}; they need {way_out}')
 
 @contextmanager
-def without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]: # nothing
     "Child processes that start meanwhile do not hear Ctrl-C: their parent does, and ends them."
     if not hasattr(signal, 'pthread_sigmask'):          # Windows
         yield

@@ -24,7 +24,7 @@ from .guard import not_started, without_interrupts
 
 # %% ../nbs/data/15b_readers.ipynb #15b0room
 _FEW_FILES = 256 # with fewer that may be open, none is spent on shared memory
-_SMALL = 2**16 # bytes of a tensor that is not worth it
+_WORTH = 2**16 # bytes of a tensor that is worth it
 
 def _may_share():
     if not hasattr(os, 'sysconf'): return True          # Windows: no open files
@@ -48,7 +48,7 @@ def _shared(shape):
 def _packed(x):
     "A tensor in shared memory as it is, or moved there, or as an array, which goes through a pipe."
     if x.is_shared(): return x
-    if x.nbytes < _SMALL or not _may_share(): return x.numpy()
+    if x.nbytes < _WORTH or not _may_share(): return x.numpy()
     try: return x.share_memory_()
     except RuntimeError: return x.numpy()
 
