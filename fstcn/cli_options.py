@@ -9,6 +9,7 @@ __all__ = ['app', 'DEMO', 'MODEL', 'Data', 'Split', 'Seed', 'Compile', 'Workers'
 # %% ../nbs/practice/70_cli_options.ipynb #c46f89e1
 import contextlib
 import io
+import math
 import os
 import shlex
 import sys
@@ -60,8 +61,12 @@ Clips = Annotated[int | None, Option(
                 'Default: as many as the network was made for, which is 5.')]
 Checkpoint = Annotated[Path, Option('--checkpoint', '-c', **_TRAINED)]
 CheckpointFile = Annotated[Path, Argument(**_TRAINED)]
+def _finite(seconds:float):
+    if math.isfinite(seconds): return seconds
+    raise typer.BadParameter(f'{seconds} is no number of seconds')
+
 Timeout = Annotated[float, Option(
-    min=1, help='Seconds after which the decoding of a video is ended.')]
+    min=1, callback=_finite, help='Seconds after which the decoding of a video is ended.')]
 
 def _tell_version(wanted:bool):
     if wanted:

@@ -6,15 +6,18 @@
 __all__ = ['not_started', 'without_interrupts', 'Guard']
 
 # %% ../nbs/data/15_guard.ipynb #e24e4df7
+import math
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 
 import torch
 from pebble import ProcessExpired, ProcessPool
@@ -40,31 +43,55 @@ def without_interrupts() -> Iterator[None]: # nothing
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 # %% ../nbs/data/15_guard.ipynb #248bd80a
-def _get_ready():
-    "In a new child process: no threads, whose parent's it would wait for in vain."
+def _end_with(parent):
+    "End this process, whatever it is doing, as soon as its parent is gone."
+    sentinel = multiprocessing.parent_process().sentinel
+    while not wait([sentinel], 1) and os.getppid() == parent: pass
+    os._exit(1)
+
+def _get_ready(parent):
+    "In a new child process: no threads of PyTorch, whose parent's it would wait for in vain."
     torch.set_num_threads(1)
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 class Guard:
     """Calls functions in child processes and ends those that take too long.
 
-    Any number of threads may call at once.
+    Any number of threads may call at once. Raises `ValueError` for a time that is none.
     """
     def __init__(self,
         timeout:float=60., # seconds a call may take
         workers:int=1, # child processes; further calls wait for their turn
     ):
-        self.timeout = timeout
-        context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
-        self._pool = ProcessPool(workers, initializer=_get_ready, context=context)
-        self._calls, self._lock, self._closed = set(), Lock(), False
+        if not 0 < timeout < math.inf:
+            raise ValueError(f'timeout must be a positive number of seconds, got {timeout}')
+        self.timeout, self.workers = timeout, workers
+        self._pool, self._lock = self._new_pool(), Lock()
+        self._calls, self._closed = set(), False
 
-    def _schedule(self, fn, args):
-        "The future of a call; its child processes may be started first."
+    def _new_pool(self):
+        context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
+        return ProcessPool(
+            self.workers, initializer=_get_ready, initargs=(os.getpid(),), context=context)
+
+    def _replace(self, pool):
+        "New child processes for a pool whose own ended without a call; by the first who asks."
+        with self._lock:
+            if self._closed or self._pool is not pool: return
+            pool.stop()
+            pool.join()
+            self._pool = self._new_pool()
+
+    def _result(self, pool, fn, args):
         with self._lock, without_interrupts():
-            try: call = self._pool.schedule(fn, args, timeout=self.timeout)
+            if self._closed: raise CancelledError
+            try: call = pool.schedule(fn, args, timeout=self.timeout)
+            except BrokenProcessPool: raise
             except OSError as e: raise not_started(e) from e
+            except RuntimeError as e: raise BrokenProcessPool(str(e)) from e
             self._calls.add(call)
-        return call
+        try: return call.result()
+        finally: self._calls.discard(call)
 
     def __call__(self,
         fn:Callable, # importable function of a path, such as probe_video
@@ -76,10 +103,11 @@ class Guard:
         Raises what `fn` raises, `VideoError` when it does not end in time or its process dies,
         `CancelledError` when the guard is closed meanwhile, and `OSError` when no process starts.
         """
-        call = None
+        pool = self._pool
         try:
-            call = self._schedule(fn, (path, *args))
-            return call.result()
+            try: return self._result(pool, fn, (path, *args))
+            except BrokenProcessPool: self._replace(pool)
+            return self._result(self._pool, fn, (path, *args))
         except TimeoutError as e:
             late = f'decoding did not end within {self.timeout:g} s'
             raise VideoError(path, f'{late}; --timeout (in Python timeout=) gives it more') from e
@@ -89,7 +117,6 @@ class Guard:
             if isinstance(e.__cause__, OSError): raise not_started(e.__cause__) from e
             way_out = "in a script, call this under `if __name__ == '__main__':`"
             raise RuntimeError(f'the child process did not start; {way_out}') from e
-        finally: self._calls.discard(call)
 
     def close(self) -> None:
         "End all child processes, and with them the calls that wait in other threads."

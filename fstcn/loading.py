@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from .sampling import N_CLIPS, ClipSpec, cut_window, draw_window
 from .decoding import VideoError, VideoInfo, probe_video
-from .video import BACKENDS, each_frame, read_frames
+from .video import BACKENDS, each_frame, one_size, read_frames
 from .guard import Guard
 from .readers import batch_room
 from .splits import Video
@@ -27,8 +27,7 @@ from .splits import Video
 # %% ../nbs/data/29_loading.ipynb #2517c4ee
 class Reader(Protocol):
     """What reads a video for a data set: `VideoReader`, or `fstcn.cache.FrameCache`.
-
-    It may also have `each_frame`, as they do, which spares training a copy."""
+    It may also have `each_frame`, as they do, which spares training a copy, and `damage`."""
     def n_frames(self,
         path:Path, # the video file
     ) -> int: # decodable frames
@@ -41,10 +40,8 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class VideoReader:
-    """Reads frames from the video file each time.
-
-    Opens nothing before it is asked, so it may cross to worker processes.
-    Raises `ValueError` for an unknown backend."""
+    """Reads frames from the video file each time; opens nothing before it is asked, so it may
+    cross to worker processes. Raises `ValueError` for an unknown backend."""
     short_side:int|None = None # shorter side of the frames, pixels; None keeps the file's
     backend:str = 'auto' # see read_frames
     guard:Guard|None = None # child processes to decode in, under a time limit: for unknown files
@@ -57,15 +54,21 @@ class VideoReader:
 
     def probe(self,
         path:Path, # the video file
-    ) -> VideoInfo: # frames, their rate, where the file breaks off
-        "What the file holds. Raises `VideoError`."
-        return self._call(probe_video, path)
+    ) -> VideoInfo: # frames, their rate, what is damaged
+        "What the file holds. Raises `VideoError`, also where the size of its pictures changes."
+        return one_size(self._call(probe_video, path))
 
     def n_frames(self,
         path:Path, # the video file
     ) -> int: # decodable frames
         "Number of frames that can be decoded. Raises `VideoError`."
         return self.probe(path).n_frames
+
+    def damage(self,
+        path:Path, # the video file
+    ) -> str: # empty where it is whole
+        "Why the file can be read only in part. Raises `VideoError`."
+        return self.probe(path).damage
 
     def read_frames(self,
         path:Path, # the video file
@@ -94,9 +97,7 @@ def _pictures(reader, path, indices):
 
 # %% ../nbs/data/29_loading.ipynb #244540a0
 class ClipPairDataset(Dataset):
-    """One random clip pair of each video, Sec. 2.2.
-
-    Items are determined by (seed, epoch, index) alone.
+    """One random clip pair of each video, Sec. 2.2, determined by (seed, epoch, index) alone.
     An unreadable video gives its `VideoError` as the item."""
     def __init__(self,
         videos:Sequence[Video], # the videos to sample from
@@ -213,9 +214,7 @@ def clip_pair_chunks(
     reader:Reader=VideoReader(), # what reads frames # noqa: B008 (frozen)
     size:int=32, # clip pairs that are in memory at once
 ) -> Iterator[Tensor]: # uint8 (m,2,t,h,w,3), m at most size, in the order of starts
-    """Clip pairs of a video, a few at a time, each distinct frame of those decoded once.
-
-    Raises `VideoError`."""
+    "Clip pairs, a few at a time, each frame of those decoded once. Raises `VideoError`."
     for i in range(0, len(starts), size):
         some = starts[i:i+size]
         wanted = np.stack([clip.frames(s, n_video) for s in some])      # (m,2,t)

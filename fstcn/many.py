@@ -62,7 +62,7 @@ def _read_rows(path, network):
 class Outcome:
     "What became of one of many videos."
     error:str = '' # why it could not be read; empty when it could
-    warning:str = '' # that it breaks off, when and why; empty when it does not
+    warning:str = '' # that it is read in part, and why; empty where it is whole
     new:bool = True # looked at in this call; False: the results held it already
 
 def _bytes(video):

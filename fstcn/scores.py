@@ -158,6 +158,8 @@ def watched_clips(
     path:Callable[[int],str|Path], # the video of item n
 ) -> Iterator: # the items
     "Items of a data set. Raises `VideoError`, also for a worker process that hangs or dies."
+    if not 0 < timeout < float('inf'):
+        raise ValueError(f'timeout must be a positive number of seconds, got {timeout}')
     n = 0
     try:
         for item in watched_items(dataset, workers, timeout, batch_size=None):

@@ -58,14 +58,15 @@ class _Window:
     def __init__(self, video, clip, short_side):
         self.video, self.clip, self.short_side = video, clip, short_side
         self.offsets = set(clip.frames(0, clip.span).ravel().tolist())
-        self.begun, self.held = deque(), {}
+        self.begun, self.held, self.shape = deque(), {}, None
 
     def needs(self, i): return any(i - start in self.offsets for start in self.begun)
     def ends(self, n): return self.begun and n - self.begun[0] == self.clip.span
 
     def hold(self, i, picture):
         self.held[i] = frame = resize_frame(picture, self.short_side)
-        if frame.shape != next(iter(self.held.values())).shape:
+        self.shape = self.shape or frame.shape
+        if frame.shape != self.shape:
             why = f'frame {i} has another size than the frames before it'
             raise VideoError(self.video, why)
 

@@ -233,7 +233,7 @@ class Explanation:
     film:Path # video file with the maps laid over
     sheet:Path # contact sheet, PNG, of the clip pair that is most certain of the label
     maps:dict[str,Tensor] # saliency of whole frames: 'rgb' (m,h,w) and/or 'diff' (m,t,h,w)
-    warning:str = '' # where and why the file breaks off; empty if it could all be decoded
+    warning:str = '' # that the file is read in part, and why; empty where it is whole
 
 # %% ../nbs/practice/53_visualize.ipynb #e6084f90
 def explain(
