@@ -139,7 +139,7 @@ def _read_ahead(read, videos, workers):
             ahead.append((video, pool.submit(read, video)))
             if len(ahead) == workers + 2: yield ahead.popleft()
         while ahead: yield ahead.popleft()
-    finally: pool.shutdown(cancel_futures=True)
+    finally: pool.shutdown(wait=False, cancel_futures=True)    # the guard ends them
 
 def predict_many(
     recognizer:Recognizer, # network, class names, number of clip pairs, fusion

@@ -16,15 +16,16 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .fusion import FUSIONS
 from .files import atomic
 from .decoding import VideoError
+from .readers import ReaderHung, ReaderKilled, watched_items
 from .splits import DatasetError, Video, VideoSplit, leaked_videos, name_some
 from .datasets import load_all, load_split
-from .loading import Reader, ReaderHung, ReaderKilled, TestClips, watched_items
+from .loading import Reader, TestClips
 from .shared_views import view_probabilities
 from .inference import Recognizer, fuse_scores
 
@@ -159,16 +160,15 @@ def watched_clips(
     "Items of a data set. Raises `VideoError`, also for a worker process that hangs or dies."
     if not 0 < timeout < float('inf'):
         raise ValueError(f'timeout must be a positive number of seconds, got {timeout}')
-    limit = timeout if workers else 0
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, timeout=limit)
     n = 0
     try:
-        for item in watched_items(loader):
+        for item in watched_items(dataset, workers, timeout, batch_size=None):
             if isinstance(item, VideoError): raise item
             yield item
             n += 1
     except ReaderKilled as e:
-        raise VideoError(path(n), 'reading it killed the process') from e
+        why = 'reading it killed the process, or there was no memory left for that'
+        raise VideoError(path(n), f'{why}; run again with fewer --workers (train: --resume)') from e
     except ReaderHung as e:
         raise VideoError(path(n), f'reading it did not end within {timeout:g} s') from e
 

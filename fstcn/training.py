@@ -16,16 +16,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from .model import FstCN
 from .learning import TrainingError, back_propagate, train_step
 from .splits import Video, fingerprint
-from fstcn.loading import (
-    ClipPairDataset, EpochSampler, Reader, ReaderHung, ReaderKilled, VideoReader, collate_pairs,
-    watched_items,
-)
+from .readers import ReaderHung, ReaderKilled, watched_items
+from .loading import ClipPairDataset, EpochSampler, Reader, VideoReader, collate_pairs
 from .devices import compile_network
 from .checkpoint import TrainedOn
 from .runs import EpochSums, Run, TrainConfig, make_accelerator
@@ -71,11 +69,10 @@ class BatchPlan(Sampler):
 # %% ../nbs/practice/52_training.ipynb #625b8bfc
 def _batches(plan, data, config, device):
     "For each step its number, this process's parts, and the seconds that passed until they came."
-    loader = DataLoader(
-        data, batch_sampler=plan, collate_fn=collate_pairs, num_workers=config.workers,
-        timeout=config.timeout if config.workers else 0, pin_memory=device.type == 'cuda',
+    fetch = watched_items(
+        data, config.workers, config.timeout, collate_pairs,
+        batch_sampler=plan, pin_memory=device.type == 'cuda',
         generator=torch.Generator())    # its own: loading must not draw dropout's random numbers
-    fetch = watched_items(loader)
     for step in range(plan.start, plan.steps):
         since = time.perf_counter()
         try:
@@ -84,8 +81,9 @@ def _batches(plan, data, config, device):
             what = f'no batch within {config.timeout:g} s; one of these does not end'
             raise TrainingError(f'{what}; {_suspects(plan, step, data)}') from e
         except ReaderKilled as e:
-            what = 'a reading process was killed, by one of these or for lack of memory'
-            raise TrainingError(f'{what}; {_suspects(plan, step, data)}') from e
+            what = 'a reading process was killed, for lack of memory or by one of these'
+            go_on = 'go on with --resume (in Python resume=True), with fewer --workers'
+            raise TrainingError(f'{what}; {go_on}; {_suspects(plan, step, data)}') from e
         yield step, parts, time.perf_counter() - since
 
 def _suspects(plan, step, data):
