@@ -20,7 +20,7 @@ from .model import FstCN
 from .learning import frames_stage
 from .splits import VideoSplit, checksum
 from .loading import Reader
-from .checkpoint import read_tensors
+from .checkpoint import load_weights
 from .weights import fetch_weights
 from .inference import Recognizer
 from .scores import Scores
@@ -149,7 +149,7 @@ def run_job(
 
     def score(videos, n_clips):
         model = build()
-        model.load_state_dict(read_tensors(out/'model.safetensors')[0])
+        load_weights(model, out/'model.safetensors')
         recognizer = Recognizer(model, split.classes, n_clips, device=device)
         return score_together(recognizer, videos, reader, min(settings.workers, 1), progress)
 

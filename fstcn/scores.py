@@ -188,7 +188,7 @@ def split_to_score(
     videos, or cannot be used; it names the option where that is the way out."""
     classes = recognizer.classes
     if every: return load_all(data, classes, split)
-    seed = recognizer.info.get('seed', 0)                # draws the held-out part of training
+    seed = recognizer.info.get('seed') or 0              # draws the held-out part of training
     try: videos = load_split(data, split, seed=seed)
     except DatasetError as e:
         raise DatasetError(f'{e}{_way_out(data, classes, split)}') from None

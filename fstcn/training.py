@@ -28,7 +28,8 @@ from fstcn.loading import (
 )
 from .devices import compile_network
 from .checkpoint import TrainedOn
-from .runs import EpochSums, Run, TrainConfig, make_accelerator
+from .epochs import EpochSums
+from .runs import Run, TrainConfig, make_accelerator
 from .validation import validate
 
 # %% ../nbs/practice/52_training.ipynb #6d45badd

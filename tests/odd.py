@@ -1,0 +1,25 @@
+"Something odd in every place of what a file says."
+import json
+
+ODD = [
+    None, True, -1, 0, 5, 2**40, 10**300, .5, float('nan'), '', 'x', [], ['x'], [None], [3]*100_000,
+    {}, {'x': 1}, [[3]],
+]
+
+
+def places(value, at=()):
+    "Every place in a head, those within lists and objects too."
+    yield at
+    if isinstance(value, dict):
+        for key, below in value.items(): yield from places(below, (*at, key))
+    if isinstance(value, list) and value: yield from places(value[0], (*at, 0))
+
+
+def with_odd(head, at, odd):
+    "The head with something odd in one place."
+    if not at: return odd
+    head = json.loads(json.dumps(head))
+    inner = head
+    for key in at[:-1]: inner = inner[key]
+    inner[at[-1]] = odd
+    return head
