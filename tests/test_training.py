@@ -30,7 +30,7 @@ from fstcn.runs import STATE, Run, TrainConfig, make_accelerator
 from fstcn.initialization import Beginning, initialize
 from fstcn.validation import validate
 from fstcn.training import train
-from odd import ODD, places, with_odd
+from odd import ODD, busy, places, with_odd
 
 TINY = {
     'crop_size': 76, 'short_side': 80, 'n_frames': 3, 'scl_channels': (8, 12, 16, 16),
@@ -326,6 +326,18 @@ def test_a_torn_state_is_refused(videos, tmp_path):
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(CheckpointError, match='not a readable safetensors file'):
         attempt(videos, out=tmp_path, resume=True)
+
+
+@pytest.mark.faults
+def test_two_runs_in_one_folder(videos, tmp_path, monkeypatch):
+    "The second one names the first, and goes on once that is dead, children of it or not."
+    with busy(tmp_path) as other:
+        with monkeypatch.context() as m, pytest.raises(OSError) as refused:
+            m.setattr('fstcn.files.PATIENCE', .1)
+            attempt(videos, out=tmp_path)
+        assert f'{tmp_path}: process {other.pid} is writing there' in str(refused.value)
+    assert len(attempt(videos, out=tmp_path)) == 1
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith('.')]
 
 
 def begun(videos, folder):
