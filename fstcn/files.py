@@ -43,8 +43,8 @@ def atomic(
         folder.mkdir()
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(path)) from None
+    part = folder/path.name
     try:
-        part = folder/path.name
         part.touch()
         mode = part.stat().st_mode & 0o777
         part.unlink()
@@ -53,6 +53,10 @@ def atomic(
             with open(part, 'r+b') as f: os.fsync(f.fileno())
         part.chmod(mode)
         os.replace(part, path)
+    except OSError as e:
+        ours = e.errno is not None and e.filename in (None, str(part), part)
+        if not ours: raise
+        raise OSError(e.errno, e.strerror, str(path)) from e
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
