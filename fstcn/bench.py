@@ -165,7 +165,9 @@ def _in_turn(tasks, repeats):
 def _overhead(videos, crop_size, epochs=9):
     "What an epoch takes before and after decoding, over decoding: medians of the rounds."
     data = ClipPairDataset(videos, crop_size)
-    def wanted(epoch, i): return sorted(set(data._choose(epoch, i)[2].ravel().tolist()))
+    def wanted(epoch, i):
+        frames = data.choose(epoch, i)[2]
+        return np.unique(frames).tolist()
     every = itertools.product(range(epochs + 1), range(len(videos)))
     known = {item: wanted(*item) for item in every}
     def decode(epoch, frames_of):

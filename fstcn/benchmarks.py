@@ -36,7 +36,7 @@ def _ucf101_list(file, ids):
     "The 'class/name' entries of a list; folder and class number must agree with classInd.txt."
     names = []
     for line in list_entries(file):
-        name, number = re.fullmatch(r'(.+?)(?:\s+(\d+))?', line).groups()
+        name, number = re.fullmatch(r'(.+?)(?:\s+(\d{1,9}))?', line).groups()
         cls, _, _ = name.partition('/')
         if cls not in ids:
             raise DatasetError(f'{file}: {line!r}: classInd.txt has no class {cls!r}')

@@ -12,6 +12,7 @@ import io
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -67,12 +68,21 @@ def _tell_version(wanted:bool):
         echo(f'fstcn {fstcn.__version__}')
         raise typer.Exit
 
+_python_shows = warnings.showwarning
+
+def _show_warning(message, category, filename, *where, **kwargs):
+    "What this package warns of is one line."
+    ours = Path(filename).parent == Path(fstcn.__file__).parent
+    if ours: warn(message)
+    else: _python_shows(message, category, filename, *where, **kwargs)
+
 @app.callback()
 def _root(
     version: Annotated[bool, Option(
         '--version', callback=_tell_version, is_eager=True,
         help='Show the version and exit.')] = False,
-): ...
+):
+    warnings.showwarning = _show_warning
 
 # %% ../nbs/practice/70_cli_options.ipynb #c0dec0d2
 def command(

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from .files import file_fault
 from .splits import DatasetError, Video, VideoSplit, group_of, name_some, validate_split
 from .layouts import DataKind
 from .folders import PART_NAMES, held_out_part, hold_out
@@ -23,7 +24,10 @@ def _checked_rows(lines, path):
     header = [h.strip().lower() for h in next(lines, [])]
     if not {'path', 'label'} <= set(header):
         raise DatasetError(f'{path}: the first line must name the columns path and label '
-                           f'(and split, group), it has {header}. Save it as UTF-8 with commas')
+                           f'(and split, group), it has {name_some(header)}. '
+                           'Save it as UTF-8 with commas')
+    twice = sorted({h for h in header if header.count(h) > 1})
+    if twice: raise DatasetError(f'{path}: more than one column {name_some(twice)}')
     for fields in lines:
         if not fields: continue
         where = f'{path}, line {lines.line_num}'
@@ -32,6 +36,9 @@ def _checked_rows(lines, path):
                                'Quote a field with a comma in it')
         row = dict(zip(header, fields, strict=True))
         if not row['path']: raise DatasetError(f'{where}: the path is empty')
+        if '\0' in ''.join(fields):
+            raise DatasetError(f'{where}: damaged, there are zero bytes in it. '
+                               'Write the file again')
         yield row | {'label': row['label'].strip()}
 
 
@@ -39,6 +46,8 @@ def csv_rows(
     path:str|os.PathLike, # a CSV file with columns path and label
 ) -> list[dict[str, str]]: # its rows: fields by lower-case column name
     "Read a CSV file. `DatasetError` names the line that is not as the header says."
+    why = file_fault(path)
+    if why: raise DatasetError(f'{path}: cannot be read: {why}')
     try:
         with open(path, newline='', encoding='utf-8-sig') as f:
             lines = csv.reader(f, strict=True, skipinitialspace=True)
@@ -46,18 +55,26 @@ def csv_rows(
     except UnicodeDecodeError as e:
         raise DatasetError(f'{path}: not UTF-8 ({e.reason} at byte {e.start}). '
                            'Save it as UTF-8 with commas') from e
-    except (OSError, csv.Error) as e:
+    except csv.Error as e:
+        raise DatasetError(f'{path}, line {lines.line_num}: cannot be read: {e}. A field in quotes '
+                           'ends with a quote, and a quote in it is doubled') from e
+    except OSError as e:
         raise DatasetError(f'{path}: cannot be read: {e}') from e
     if not rows: raise DatasetError(f'{path}: no videos listed')
     return rows
 
 
 def _require_files(file, rows):
-    "`DatasetError` names the videos in the rows of a CSV file that are not there."
+    "`DatasetError` names the videos in the rows of a CSV file that are no files."
     missing = [r['path'] for r in rows if not os.path.isfile(file.parent / r['path'])]
+    folders = [p for p in missing if os.path.isdir(file.parent / p)]
+    if folders:
+        raise DatasetError(f'{file}: {len(folders)} of {len(rows)} videos are folders: '
+                           f'{name_some(folders)}. Make a video file of each folder of frames, '
+                           'or list the video files in a folder one by one')
     if missing:
         raise DatasetError(f'{file}: {len(missing)} of {len(rows)} videos do not exist: '
-                           f'{name_some(missing)}')
+                           f'{name_some(missing)}. Paths are relative to {file.parent.absolute()}')
 
 # %% ../nbs/data/21_csv_lists.ipynb #20051af9
 def _label_ids(labels, classes, where):
@@ -65,7 +82,7 @@ def _label_ids(labels, classes, where):
     names = sorted(set(labels))
     if classes is not None and set(names) <= set(classes):
         names = list(classes)
-    elif all(re.fullmatch(r'-?\d+', n) for n in names):
+    elif all(re.fullmatch(r'-?\d{1,9}', n) for n in names):
         numbers = sorted({int(n) for n in names})
         n = max(len(numbers), len(classes or ()))
         if numbers[0] < 0 or numbers[-1] >= n:

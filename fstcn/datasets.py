@@ -12,7 +12,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .splits import DatasetError, Video, VideoSplit, name_some, validate_split
+from fstcn.splits import (
+    DatasetError, Video, VideoSplit, look_alike, name_some, require_utf8, validate_split,
+)
 from .layouts import DataKind, files_below
 from .benchmarks import BENCHMARKS, hmdb51, ucf101, ut_interaction
 from .folders import CLASS_FOLDERS, PART_NAMES, from_folder, hold_out, videos_below
@@ -87,9 +89,10 @@ def load_all(
 
     unknown = sorted({name for _, name in found} - set(classes))
     if unknown:
+        alike = look_alike([*classes, *unknown])
         raise DatasetError(f'{data}: {name_some([*map(repr, unknown)])}: not among the classes of '
                            f'the network, which are {name_some(classes)}. '
-                           'Leave these videos out, or use its names')
+                           f'Leave these videos out, or use its names. {alike}'.rstrip())
     ids = {name: i for i, name in enumerate(classes)}
     videos = tuple(Video(p, ids[name]) for p, name in found)
     return validate_split(VideoSplit(tuple(classes), (), videos), train=False)
@@ -102,12 +105,12 @@ def find_videos(
     `DatasetError` if there are none, or for a name that is not UTF-8."""
     data = Path(data)
     if not data.exists(): raise DatasetError(f'{data}: no such file or folder')
-    if data.suffix.lower() == '.csv':
-        return [data.parent / row['path'] for row in csv_rows(data)]
-    if data.is_file(): return [data]
-    found = videos_below(data)
+    found = [data]
+    if data.is_dir(): found = videos_below(data)
+    elif data.suffix.lower() == '.csv': found = [data.parent/row['path'] for row in csv_rows(data)]
     if not found:
         raise DatasetError(f'{data}: no video files here or in six levels of folders below')
+    require_utf8(found)
     return found
 
 # %% ../nbs/data/22_datasets.ipynb #f11e5006

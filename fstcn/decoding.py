@@ -19,6 +19,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideType
 from av.video.frame import PictureType
 
+from .files import file_fault
 from .packets import clear_picture, is_entry
 
 # %% ../nbs/data/12_decoding.ipynb #2fdff622
@@ -58,9 +59,8 @@ def open_video(
 ) -> Iterator[tuple]: # PyAV's container and its video stream, which is no cover picture
     "A video file, open within the block. Raises `VideoError`."
     path = Path(path)
-    if path.is_dir(): raise VideoError(path, 'is a directory, not a video file')
-    if not path.exists(): raise VideoError(path, 'does not exist')
-    if path.stat().st_size == 0: raise VideoError(path, 'is an empty file')
+    why = file_fault(path)
+    if why: raise VideoError(path, why)
     try: container = av.open(str(path.absolute()), **_OPEN)
     except (av.FFmpegError, OSError) as e:
         raise VideoError(path, f'cannot be opened as a video ({e.strerror})') from e
@@ -264,7 +264,7 @@ def file_version(
 ) -> tuple[int,int]: # its size, bytes, and when it was changed, ns
     "What tells a version of a file from another. Raises `VideoError` where there is none."
     try: st = os.stat(path)
-    except OSError as e: raise VideoError(path, 'does not exist') from e
+    except (OSError, ValueError) as e: raise VideoError(path, 'does not exist') from e
     return st.st_size, st.st_mtime_ns
 
 @lru_cache(maxsize=2**14)

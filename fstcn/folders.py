@@ -8,11 +8,14 @@ __all__ = ['VIDEO_SUFFIXES', 'PART_NAMES', 'CLASS_FOLDERS', 'hold_out', 'held_ou
 # %% ../nbs/data/20_folders.ipynb #a43018fe
 import hashlib
 import os
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from .splits import DatasetError, Video, VideoSplit, group_of, name_some, validate_split
+from fstcn.splits import (
+    DatasetError, Video, VideoSplit, group_of, name_some, require_utf8, validate_split,
+)
 from .layouts import DataKind, files_below, list_dir
 
 # %% ../nbs/data/20_folders.ipynb #478c40a6
@@ -69,8 +72,12 @@ def hold_out(
 
 # %% ../nbs/data/20_folders.ipynb #2bc67d5f
 VIDEO_SUFFIXES = frozenset((
-    '.3g2 .3gp .asf .avi .divx .flv .m2ts .m4v .mkv .mov .mp4 '
-    '.mpeg .mpg .mts .ogv .qt .ts .vob .webm .wmv').split())
+    '.264 .265 .3g2 .3gp .amv .asf .avi .dav .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2p '
+    '.m2t .m2ts .m2v .m4v .mjpeg .mjpg .mk3d .mkv .mod .mov .mp2v .mp4 .mpe .mpeg .mpg .mpv .mts '
+    '.mxf .nut .obu .ogg .ogm .ogv .ogx .qt .rm .rmvb .tod .tp .trp .ts .vob .vro .webm .wmv .wtv '
+    '.xvid .y4m').split())
+# lists and notes
+_TEXT_SUFFIXES = frozenset('.csv .json .jsonl .md .txt .xml'.split())
 PART_NAMES = {
     'train': 'train', 'training': 'train',
     'test': 'test', 'testing': 'test',
@@ -92,17 +99,23 @@ def held_out_part(
     return name
 
 
+def _is_video(file): return file.suffix.lower() in VIDEO_SUFFIXES
+
+
 def videos_below(
     root:Path, # a folder
 ) -> list[Path]: # folder by folder, each sorted
     """The visible video files in a folder and to six levels below.
-    `DatasetError` for a name that is not UTF-8."""
-    found = [p for p in files_below(root, 6) if p.suffix.lower() in VIDEO_SUFFIXES]
-    for p in found:
-        try:
-            str(p).encode()
-        except UnicodeEncodeError as e:
-            raise DatasetError(f'{str(p)!a}: the name is not UTF-8. Rename it') from e
+    Warns of files that are left out, but for texts. `DatasetError` for a name that is not UTF-8."""
+    files = files_below(root, 6)
+    found = [p for p in files if _is_video(p)]
+    require_utf8(found)
+    others = Counter(p.suffix.lower() or p.name for p in files if not _is_video(p))
+    for suffix in _TEXT_SUFFIXES: others.pop(suffix, None)
+    if found and others:
+        named = name_some([f'{n} {suffix}' for suffix, n in others.most_common()])
+        warnings.warn(f'{root}: {others.total()} files are left out, they do not end as videos do: '
+                      f'{named}', stacklevel=2)
     return found
 
 
@@ -177,7 +190,8 @@ def _all_folders(root):
     dirs = [root / d for d in list_dir(root)[0] if d.lower() in PART_NAMES]
     parts = [d for d in dirs if list_dir(d)[0]]
     beside = []
-    if parts: beside = [p for p in videos_below(root) if not set(parts) & set(p.parents)]
+    for p in filter(_is_video, files_below(root, 6)):
+        if parts and not set(parts) & set(p.parents): beside.append(p)
     if beside:
         where = name_some([d.name for d in parts])
         names = name_some([p.relative_to(root) for p in beside])
@@ -191,7 +205,7 @@ def _all_folders(root):
 
 
 def _is_folder(data, files):
-    return any(f.suffix.lower() in VIDEO_SUFFIXES and f.parent != data for f in files)
+    return any(_is_video(f) and f.parent != data for f in files)
 
 
 CLASS_FOLDERS = DataKind(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .files import is_utf8
 from .decoding import VideoError
 from .video import resize_frame
 from .guard import Guard
@@ -40,6 +41,7 @@ def frame_files(
     """The images of a folder of frames.
 
     Raises `VideoError` if there is none, or the folder cannot be read."""
+    if not is_utf8(folder): raise VideoError(folder, 'the name is not UTF-8. Rename it')
     try: files = [file for file in Path(folder).iterdir() if _is_image(file)]
     except OSError as e:
         why = f'cannot be read as a folder of frames ({e.strerror or e})'

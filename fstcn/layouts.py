@@ -19,31 +19,52 @@ from .splits import DatasetError, VideoSplit, name_some
 _ONE_COPY = 'a folder that holds one copy of the lists and one of the videos (links will do)'
 
 
+# what archives, disks and network drives have beside what was put there, in lower case
+_OF_SYSTEMS = frozenset((
+    '__macosx', 'lost+found', '$recycle.bin', 'recycler', 'system volume information',
+    '@eadir', '#recycle', '#snapshot', '@recycle', 'found.000', 'thumbs.db', 'desktop.ini'))
+
+
+def _left_out(entry):
+    "Whether it is hidden, of the system, or a link to the folder it lies in or to one above."
+    if entry.name.startswith('.') or entry.name.lower() in _OF_SYSTEMS: return True
+    if not (entry.is_symlink() and os.path.isdir(entry)): return False
+    here = Path(entry.path).parent.resolve()
+    return Path(os.path.realpath(entry.path)) in (here, *here.parents)
+
+
 def list_dir(
     folder:str|os.PathLike, # an existing folder
 ) -> tuple[list[str], list[str]]: # sub-folders, other entries
-    """Names of the visible entries, sorted; links are followed.
+    """Names of the visible entries, sorted; links are followed, except to the folder or one above
+    it. Folders that systems leave are left out.
     `DatasetError` for a folder that cannot be listed."""
     dirs, files = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith('.'): continue
-                names = dirs if entry.is_dir() else files
+                if _left_out(entry): continue
+                is_dir = os.path.isdir if entry.is_symlink() else os.DirEntry.is_dir
+                names = dirs if is_dir(entry) else files
                 names.append(entry.name)
-    except OSError as e:
-        raise DatasetError(f'{folder}: cannot be listed: {e.strerror}') from e
+    except (OSError, ValueError) as e: # ValueError: no name at all
+        why = e.strerror if isinstance(e, OSError) else e
+        raise DatasetError(f'{folder}: cannot be listed: {why}') from e
     return sorted(dirs), sorted(files)
 
 
-def _walk(root, depth):
+def _walk(root, depth, seen=None):
     """Folder, sub-folders and files from `root` to `depth` levels below.
-    Names removed from the sub-folders are not entered."""
+    Names removed from the sub-folders are not entered; what is below a folder is found once,
+    however many links lead to it."""
     dirs, files = list_dir(root)
     yield root, dirs, files
-    if not depth: return
+    seen = {} if seen is None else seen
+    place = os.path.realpath(root)
+    if depth <= seen.get(place, 0): return
+    seen[place] = depth
     for d in dirs:
-        yield from _walk(root / d, depth - 1)
+        yield from _walk(root / d, depth - 1, seen)
 
 
 def files_below(
@@ -63,8 +84,10 @@ def list_entries(
     "Read a list. `DatasetError` for one that cannot be read."
     try:
         text = file.read_text(encoding='utf-8-sig')
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, ValueError) as e: # UnicodeDecodeError is one
         raise DatasetError(f'{file}: cannot be read: {e}') from e
+    if '\0' in text:
+        raise DatasetError(f'{file}: damaged, there are zero bytes in it. Get the list again')
     return [line.strip() for line in text.split('\n') if line.strip()]
 
 

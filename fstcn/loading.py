@@ -143,8 +143,11 @@ class ClipPairDataset(Dataset):
             n += 1
         return samples
 
-    def _choose(self, epoch, i):
-        "What a sample is to hold: its random generator, the video's length, frame numbers (2,t)."
+    def choose(self,
+        epoch:int, # number of the epoch
+        i:int, # index of a video
+    ) -> tuple[np.random.Generator,int,np.ndarray]: # for more draws; video's length; frames (2,t)
+        "Which frames a sample is made of."
         rng = np.random.default_rng((self.seed, epoch, i))
         n = self.reader.n_frames(self.videos[i].path)
         start = int(rng.integers(self.clip.n_starts(n)))
@@ -152,17 +155,13 @@ class ClipPairDataset(Dataset):
 
     def _sample(self, out, epoch, i):
         "Everything of a sample; its pixels go into `out`, (2*t,size,size,3)."
-        rng, n, wanted = self._choose(epoch, i)
+        rng, n, wanted = self.choose(epoch, i)
         video, window = self.videos[i], None
         for places, frame in _pictures(self.reader, video.path, wanted.ravel().tolist()):
             if window is None: window = draw_window(*frame.shape[:2], self.crop_size, rng)
             for place in places: cut_window(frame, window, out[place])
-        return {
-            'rgb_index': int(rng.integers(self.clip.n_frames)),
-            'label': video.label,
-            'index': i,
-            'short': n < self.clip.span,
-        }
+        rgb_index, short = int(rng.integers(self.clip.n_frames)), n < self.clip.span
+        return {'rgb_index': rgb_index, 'label': video.label, 'index': i, 'short': short}
 
 # %% ../nbs/data/29_loading.ipynb #d1ce50f6
 class EpochSampler(Sampler):

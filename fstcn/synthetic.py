@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
+from threading import Thread
 
 import cv2
 from tqdm import tqdm
 
-from .files import atomic, file_sha256
+from .files import PART, atomic, file_sha256, remove_parts
 from .writing import write_video
 from .splits import DatasetError
 from .figures import CLASSES, find_action
@@ -86,14 +87,17 @@ def _recorded(root, settings):
     raises DatasetError where something else is there."""
     record = root/'synthetic.json'
     if not record.exists():
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        there = [root]
+        if root.is_dir(): there = [p for p in root.iterdir() if not p.name.startswith(PART)]
+        if root.exists() and there:
             raise DatasetError(f'{root}: neither new, nor empty, nor a data set of ours')
         return None
-    try: found = dict(json.loads(record.read_text()))
-    except (ValueError, TypeError) as e:
-        raise DatasetError(f'{record}: cannot be read ({e}); '
+    try:
+        found = json.loads(record.read_text(encoding='utf-8'))
+        there = dict(found['settings'])
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as e:
+        raise DatasetError(f'{record}: cannot be read as the record of a data set; '
                            'delete the folder and write it again') from e
-    there = found.get('settings', {})
     other = [k for k in settings if there.get(k) != settings[k]]
     if other:
         raise DatasetError(f"{root}: holds a data set with other {', '.join(other)}; "
@@ -101,6 +105,15 @@ def _recorded(root, settings):
     return found.get('checksum')
 
 # %% ../nbs/data/27_synthetic.ipynb #fd99b170
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+def _begin():
+    "What a worker does first."
+    cv2.setNumThreads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
 def _write_one(job):
     "Renders and writes a video, given path and arguments of render_action; what a worker does."
     path, *args = job
@@ -128,7 +141,7 @@ def _run(jobs, workers, progress):
         for _ in tqdm(map(_write_one, jobs), **bar): pass
         return
     fresh = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(workers, fresh, cv2.setNumThreads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, fresh, _begin) as pool:
         for _ in tqdm(pool.map(_write_one, jobs, chunksize=4), **bar): pass
 
 # %% ../nbs/data/27_synthetic.ipynb #7c782e59
@@ -162,6 +175,8 @@ def make_synthetic(
         file = root/'UCF-101'/_video_name(*what)
         files.append(file)
         if not file.exists(): jobs.append((file, *what, seed, tuple(size), n_frames, fps))
+    for folder in {root, root/'ucfTrainTestlist', *(f.parent for f in files)}:
+        remove_parts(folder)
     if jobs: _run(jobs, workers, progress)
     written = _joint_sha256(files)
     if not checksum:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from .fusion import fuse_sci
 from .files import atomic
-from .decoding import VideoError, FrameClock, decode_forward, open_video, to_rgb
+from .decoding import Damage, FrameClock, VideoError, decode_forward, open_video, to_rgb
 from .video import resize_frame
 from .frame_folders import FrameArray, frame_files, read_image
 from .shared_views import score_chunks
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def _timed_pictures(video, damage):
     """Time (seconds; None but in files) and maker of each picture (h,w,3).
 
-    Of a file, a folder or an array; why a file ended early is appended to `damage`."""
+    Of a file, a folder or an array; `damage` is told what is wrong with a file."""
     if not isinstance(video, str | Path):
         for frame in video: yield None, partial(np.asarray, frame)
     elif Path(video).is_dir():
@@ -94,7 +94,7 @@ class _ClipStream(IterableDataset):
 
     def _items(self, clock):
         window = _Window(self.video, self.clip, self.short_side)
-        starts, pairs, damage = [], [], []
+        starts, pairs, damage = [], [], Damage()
         n = last = 0
         for n, (time, picture) in enumerate(_timed_pictures(self.video, damage), 1):
             clock.add(None if self.fps else time)
@@ -119,7 +119,7 @@ class _ClipStream(IterableDataset):
             'seconds': self._middles(starts, n, clock),
             'n_frames': n,
             'fps': clock.fps(),
-            'damage': ''.join(damage),
+            'damage': damage.reason,
         }
 
     def _middles(self, starts, n, clock):
@@ -137,7 +137,7 @@ class Timeline:
     seconds:Tensor # moments, the middles of the clip pairs (s,), seconds after the first frame
     probs:Tensor # probability of each class at each moment (s,n)
     duration:float # length of the video, seconds
-    damage:str = '' # why decoding ended before the end of the file; empty when it did not
+    damage:str = '' # why pictures of the file are missing; empty when none is
 
     def table(self) -> 'pd.DataFrame': # a row for each moment: seconds, then the classes
         "The probabilities as a table."

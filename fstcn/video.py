@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .writing import write_video
-from .decoding import VideoError, VideoInfo, decode_forward, probe_video, to_rgb
+from fstcn.decoding import (
+    VideoError, VideoInfo, decode_forward, known_facts, probe_video, to_rgb,
+)
 from .seek import jump
 
 # %% ../nbs/data/14_video.ipynb #14a90001
@@ -34,8 +36,11 @@ def _pyav(path, wanted):
         if n >= wanted[-1]: return
 
 def _auto(path, wanted):
-    done = 0
-    for n, frame in jump(path, wanted):
+    facts, done = known_facts(path), 0
+    # a jump needs a look at the whole file, which pays from the second reading on
+    pays = 'info' in facts or 'read' in facts
+    facts['read'] = True
+    for n, frame in jump(path, wanted) if pays else ():
         yield n, to_rgb(frame)
         done += 1
     if done < len(wanted): yield from _pyav(path, wanted[done:])

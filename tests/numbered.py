@@ -1,4 +1,7 @@
-"Test videos whose frame number is drawn into the picture: ten squares along the top, white for 1 and black for 0, lowest bit first."
+"""Test videos whose frame number is drawn into the picture.
+
+Ten squares along the top, white for 1 and black for 0, lowest bit first.
+"""
 from functools import lru_cache
 
 import av
@@ -30,6 +33,16 @@ def numbers(frames):
     return [int(n) for n in sum(s.astype(int) << b for b, s in enumerate(squares))]
 
 
+def encoder_options(codec, b_frames):
+    "What FFmpeg's encoders are told, so that keyframes stand where they are asked for."
+    if codec == 'mpeg4': return {'sc_threshold': '1000000000'}
+    if codec == 'libx264':
+        return {'crf': '12', 'preset': 'veryfast', 'sc_threshold': '0', 'bf': str(b_frames)}
+    if codec == 'libx265':
+        return {'preset': 'veryfast', 'x265-params': f'log-level=none:bframes={b_frames}'}
+    return {}
+
+
 def write_numbered(
     path, n=150, codec='mpeg4', gop=12, b_frames=0, size=(240, 320), times=None, rotation=0,
     first=0, options=()
@@ -47,9 +60,7 @@ def write_numbered(
         if codec == 'mpeg4': ctx.qmin = ctx.qmax = 2
         if codec == 'mpeg4' and str(path).endswith('.avi'): ctx.codec_tag = 'XVID'
         if rotation: stream.set_display_rotation(rotation)
-        base = {'mpeg4': {'sc_threshold': '1000000000'}, 'libx264': {'crf': '12', 'preset': 'veryfast', 'sc_threshold': '0', 'bf': str(b_frames)},
-                'libx265': {'preset': 'veryfast', 'x265-params': f'log-level=none:bframes={b_frames}'}}
-        ctx.options = base.get(codec, {}) | dict(options)
+        ctx.options = encoder_options(codec, b_frames) | dict(options)
         for i in range(n):
             # stored lying down, shown upright
             picture = np.rot90(numbered_frame(first + i, height, width), -rotation // 90)
@@ -102,7 +113,9 @@ def pack_b_frames(source, target):
         keys = [c.find(VOP) >= 0 and c[c.index(VOP) + 4] >> 6 == 0 for c in packed]
         for t, (data, key) in enumerate(zip(packed, keys, strict=True)):
             packet = av.Packet(data)
-            packet.stream, packet.pts, packet.dts, packet.time_base, packet.is_keyframe = copy, t, t, stream.time_base, key
+            packet.stream, packet.time_base = copy, stream.time_base
+            packet.pts = packet.dts = t
+            packet.is_keyframe = key
             out.mux(packet)
     return target
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from fstcn import check, folders, layouts
+from fstcn import check
 from fstcn import datasets as ds
+from fstcn.cli import app
 from fstcn.splits import _PIECE, checksum, fingerprint
 from fstcn.writing import write_video
 
@@ -175,7 +177,9 @@ def test_ucf101_13320_entries_in_two_seconds(ucf):
 def test_ucf101_does_not_ask_for_each_file(ucf, monkeypatch):
     calls = Counter()
     real = os.stat
-    def counted(*args, **kwargs): calls['stat'] += 1; return real(*args, **kwargs)
+    def counted(*args, **kwargs):
+        calls['stat'] += 1
+        return real(*args, **kwargs)
     monkeypatch.setattr(os, 'stat', counted)
     ds.ucf101(ucf)
     assert sum(calls.values()) < 1000, calls
@@ -833,9 +837,168 @@ def test_load_all_of_ucf101(tmp_path):
     refuses('trainlist02.txt', ds.load_all, root, CLASSES, 2)
 
 
-def test_a_name_that_is_not_utf8(tmp_path, monkeypatch):
-    "As a file system gives the bytes caf\\xe9.avi."
-    for module in (layouts, folders):
-        monkeypatch.setattr(module, 'list_dir', lambda folder: ([], ['caf\udce9.avi']))
-    for reader in (ds.from_folder, ds.find_videos):
-        refuses(r"caf\udce9.avi': the name is not UTF-8. Rename it", reader, tmp_path)
+# --- names ----------------------------------------------------------------------------------------
+
+BUCKEN = 'b\u00fccken', 'bu\u0308cken'
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('a,b,difference', [
+    (*BUCKEN, 'NFC or NFD'),
+    ('Walk', 'walk', 'upper and lower case'),
+    ('stand', 'stand ', 'white space'),
+    ('sit down', 'sit  down', 'white space'),
+    ('sit down', 'sit\u00a0down', 'white space'),
+    ('sit\u3000down', 'sit down', 'white space'),
+    ('run', 'run\u200b', 'invisible'),
+    ('run', '\ufeffrun', 'invisible'),
+    ('Walk ', 'walk', 'white space and in upper and lower case'),
+    ('10 \u2126', '10 \u03a9', 'NFC or NFD')])
+def test_classes_that_look_alike(tmp_path, a, b, difference):
+    for name in (a, b, 'other'):
+        fill(tmp_path/'own', f'{name}/1.avi', f'{name}/2.avi')
+    with pytest.raises(ds.DatasetError, match=' differ only in .*'+difference) as e:
+        ds.load_split(tmp_path/'own')
+    both = [ascii(a), ascii(b)] if difference.startswith('NF') else [repr(a), repr(b)]
+    assert all(name in str(e.value) for name in both)
+    rows = [f'own/{name}/{i}.avi,"{name}"' for name in (a, b, 'other') for i in (1, 2)]
+    (tmp_path/'list.csv').write_text('\n'.join(['path,label', *rows]), encoding='utf-8')
+    if {a, b} == {'stand', 'stand '}:                   # around a label it is no part of it
+        assert ds.load_split(tmp_path/'list.csv').classes == ('other', 'stand')
+    else:
+        refuses('differ only in', ds.load_split, tmp_path/'list.csv')
+
+
+@pytest.mark.faults
+def test_a_class_that_looks_like_one_of_the_network(tmp_path):
+    fill(tmp_path, f'{BUCKEN[1]}/1.avi')
+    refuses(f'{BUCKEN[0]!a} and {BUCKEN[1]!a} differ only in', ds.load_all, tmp_path, BUCKEN[:1])
+    fill(tmp_path/'parts', 'train/Walk/1.avi', 'train/run/1.avi', 'test/walk/1.avi')
+    refuses("'Walk' and 'walk' differ only in", ds.load_split, tmp_path/'parts')
+
+
+@pytest.mark.faults
+def test_folders_that_systems_leave_are_no_classes(tmp_path):
+    root = make_own(tmp_path)/'own'
+    want = ds.load_split(root)
+    for name in ('__MACOSX', 'lost+found', '$RECYCLE.BIN', 'System Volume Information',
+                 '.Trash-1000', '@eaDir'):
+        fill(root, f'{name}/1.avi', f'a/{name}/1.avi')
+    for name in ('a/Thumbs.db', 'b/desktop.ini', 'b/._1.mp4'): (root/name).touch()
+    assert ds.load_split(root) == want
+    assert len(ds.find_videos(root)) == len(ds.load_all(root, ('a', 'b')).test) == 4
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('suffix', ['.ogg', '.mxf', '.m2v', '.MPE', '.f4v', '.h264', '.rm'])
+def test_every_video_ending_is_taken(tmp_path, suffix):
+    root = make_own(tmp_path)/'own'
+    (root/f'a/3{suffix}').touch()
+    split = ds.load_split(root, test_fraction=0)
+    assert f'3{suffix}' in file_names(split.train)
+
+
+@pytest.mark.faults
+def test_what_is_left_out_by_its_ending_is_counted(tmp_path):
+    root = make_own(tmp_path)/'own'
+    touch(root, ['a/1.foo', 'a/2.FOO', 'b/none'])
+    calls = ds.load_split, ds.find_videos, lambda root: ds.load_all(root, ('a', 'b'))
+    for read in calls:
+        with pytest.warns(UserWarning, match='own: 3 files are left out.*: 2 .foo, 1 none'):
+            read(root)
+
+
+@pytest.mark.faults
+def test_links_to_a_parent_folder_end(tmp_path):
+    root = make_own(tmp_path)/'own'
+    want = ds.load_split(root), ds.find_videos(root)
+    for folder in (root, root/'a', root/'b'):
+        for i in range(20): (folder/f'up{i}').symlink_to(tmp_path if i % 2 else root)
+        (folder/'itself').symlink_to(folder)
+    begun = time.monotonic()
+    assert (ds.load_split(root), ds.find_videos(root)) == want
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.faults
+def test_links_across_end(tmp_path):
+    "Twelve folders with links to each other: 12! ways through them."
+    for i in range(12):
+        fill(tmp_path, f'{i}/1.avi')
+        for k in range(12):
+            if i != k: (tmp_path/f'{i}/to{k}').symlink_to(tmp_path/f'{k}')
+    begun = time.monotonic()
+    assert {p.resolve() for p in ds.find_videos(tmp_path)} == set(tmp_path.glob('*/1.avi'))
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.faults
+def test_a_link_that_leads_nowhere_else(tmp_path):
+    root = make_own(tmp_path)/'own'
+    (root/'loop').symlink_to('loop')
+    (root/'gone').symlink_to('nowhere')
+    assert ds.load_split(root).classes == ('a', 'b')
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(sys.platform in ('darwin', 'win32'), reason='names are UTF-8 here')
+def test_a_name_that_is_not_utf8(tmp_path):
+    "One rule for all commands."
+    name = os.fsdecode(b'caf\xe9.avi')
+    strange = os.fsdecode(b'd\xe9')
+    touch(tmp_path, [f'own/a/{name}', 'own/b/1.avi', f'{strange}/a/1.avi', f'{strange}/b/1.avi'])
+    folder = tmp_path/strange
+    (folder/'list.csv').write_text('path,label\na/1.avi,a\nb/1.avi,b\n')
+    calls = [(ds.find_videos, tmp_path/'own/a'/name)]
+    for data in (tmp_path/'own', folder, folder/'list.csv'):
+        calls += [(ds.load_split, data), (ds.find_videos, data)]
+    for read, data in calls: refuses('the name is not UTF-8. Rename it', read, data)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('message,content', [
+    ('list.csv, line 3: damaged, there are zero bytes', b'path,label\na,b\n' + b'\0'*9 + b',x'),
+    ('list.csv: the first line must name', b'\0'*1000),
+    ('list.csv, line 3: cannot be read', b'path,label\n1.avi,a\n"2.avi,b\n'),
+    ('list.csv, line 2: cannot be read', b'path,label\n"1" 2.avi,a\n'),
+    ('list.csv: more than one column label', b'path,label,Label\n1.avi,a,b\n'),
+    ('list.csv: labels are the numbers', b'path,label\n1.avi,1\n2.avi,2\n')])
+def test_damaged_csv(tmp_path, message, content):
+    fill(tmp_path, '1.avi', '2.avi')
+    (tmp_path/'list.csv').write_bytes(content)
+    refuses(message, ds.from_csv, tmp_path/'list.csv')
+
+
+@pytest.mark.faults
+def test_csv_names_with_line_ends_and_long_numbers(tmp_path):
+    fill(tmp_path, '1\n.avi', '2.avi')
+    (tmp_path/'list.csv').write_text(f'path,label\n"1\n.avi",{"1"*5000}\n2.avi,b\n')
+    assert labels(ds.from_csv(tmp_path/'list.csv', test_fraction=0).train) == [0, 1]
+
+
+@pytest.mark.faults
+def test_folders_in_a_csv_are_called_folders(tmp_path):
+    fill(tmp_path, 'frames/0.png', '1.avi')
+    (tmp_path/'list.csv').write_text('path,label\nframes,a\n1.avi,b\n')
+    for read in (ds.load_split, lambda csv: ds.load_all(csv, ('a', 'b'))):
+        refuses('1 of 2 videos are folders: frames. Make a video', read, tmp_path/'list.csv')
+
+
+@pytest.mark.faults
+def test_paths_and_lists_with_zero_bytes_are_named(tmp_path):
+    refuses('a\0b: cannot be listed', ds.from_folder, 'a\0b')
+    refuses('a\0b: cannot be read', ds.from_csv, 'a\0b')
+    refuses('a\0b: no such file', ds.load_split, 'a\0b')
+    root = make_ucf(tmp_path)
+    with open(root/'lists/classInd.txt', 'ab') as f: f.write(b'\0'*100)
+    refuses('classInd.txt: damaged', ds.load_split, root)
+
+
+@pytest.mark.faults
+def test_check_says_in_one_line_what_is_left_out(tmp_path):
+    write_video(tmp_path/'a/1.avi', frames(3))
+    touch(tmp_path, ['a/2.foo', 'a/3.foo'])
+    got = CliRunner().invoke(app, ['check', str(tmp_path), '--workers', '1'])
+    told = got.stderr.splitlines()[0]
+    assert got.exit_code == 0
+    assert told.startswith(f'fstcn: warning: {tmp_path}: 2 files are left out')

@@ -1,7 +1,9 @@
-"What no cell can check about the notebooks themselves: their anatomy, their stored outputs, and that all of them are tested, listed and read."
+"""What no cell can check about the notebooks themselves.
+
+Their anatomy, their stored outputs, and that all of them are tested, listed and read.
+"""
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,16 +18,19 @@ NBS = sorted(
     (p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts),
     key=lambda p: p.name
 )
-PAGES = {'index', '08_results', '09_readings'}    # they export nothing
+PAGES = {    # they export nothing
+    'index', 'notebooks', '08_results', '09_readings', '39_own_videos', '77_promises'}
 CHAPTERS = [nb for nb in NBS if nb.stem not in PAGES]
-
-
-def place(nb): return nb.relative_to(ROOT/'nbs').as_posix()
-
+TITLE = re.compile(r'# \S.*\n+> \S.*[.!?]\s*')
 PATHS = re.compile(
     r'(?<![\w.~-])/(?:root|home|tmp|work|Users|var/folders|private)/|site-packages|[A-Z]:\\Users'
 )
 PROGRESS = re.compile(r'\d%\||\d ?(?:it|s)/(?:s|it)\b')
+
+
+def place(nb):
+    "Where a notebook stands in `nbs`, as `sidebar.yml` writes it."
+    return nb.relative_to(ROOT/'nbs').as_posix()
 
 
 def cells(nb, kind=None):
@@ -36,9 +41,8 @@ def cells(nb, kind=None):
 
 def directives(cell):
     "The `#|` directives that open a code cell."
-    return re.findall(
-        r'^#\s*\|\s*(.*?)\s*$', cell['source'], re.MULTILINE
-    ) if cell['cell_type'] == 'code' else []
+    if cell['cell_type'] != 'code': return []
+    return re.findall(r'^#\s*\|\s*(.*?)\s*$', cell['source'], re.MULTILINE)
 
 
 def texts(cell):
@@ -50,7 +54,7 @@ def texts(cell):
                 yield data if isinstance(data, str) else ''.join(map(str, data))
 
 
-# --- faults: each takes the cells of a notebook and says what is wrong with them --------------------------------------------------------
+# --- faults: each takes the cells of a notebook and says what is wrong with them
 
 def anatomy(cs, name):
     """`default_exp`, a title cell that holds a title and one sentence, and the export call at the
@@ -58,27 +62,26 @@ def anatomy(cs, name):
     first, title, last = cs[0], cs[1], cs[-1]
     if directives(first) != [f'default_exp {name}']:
         yield f'the first cell is not `#| default_exp {name}`'
-    if title['cell_type'] != 'markdown' or not re.fullmatch(
-        r'# \S.*\n+> \S.*[.!?]\s*', title['source']
-    ):
+    if title['cell_type'] != 'markdown' or not TITLE.fullmatch(title['source']):
         yield 'the second cell is not a title and one `> ` sentence, alone'
-    if 'hide' not in directives(last) or 'nbdev.nbdev_export()' not in last['source'] or not cs[-2]['source'].startswith('## Export -'):
+    headed = cs[-2]['source'].startswith('## Export -')
+    hidden = 'hide' in directives(last)
+    if not headed or not hidden or 'nbdev.nbdev_export()' not in last['source']:
         yield 'the last cells are not `## Export -` and the hidden export call'
 
 
 def balance(cs, name):
     "Prose enough."
-    n_md, n_code = [sum(c['cell_type'] == kind for c in cs) for kind in ('markdown', 'code')]
+    told = [c for c in cs if not re.search(r'^show_doc\(', c['source'], re.MULTILINE)]
+    kinds = [c['cell_type'] for c in told]
+    n_md, n_code = kinds.count('markdown'), kinds.count('code')
     if n_md < .8*n_code: yield f'{n_md} markdown cells for {n_code} code cells'
 
 
 def exports(cs, name):
     "At least one exported cell."
-    exported = [
-        c for c in cs
-        if any(d.split()[0] in ('export', 'exports', 'exporti') for d in directives(c) if d)
-    ]
-    if not exported: yield 'exports nothing'
+    found = {d.partition(' ')[0] for c in cs for d in directives(c)}
+    if not found & {'export', 'exports', 'exporti'}: yield 'exports nothing'
 
 
 def width(cs, name):
@@ -86,7 +89,8 @@ def width(cs, name):
     for cell in cs:
         if cell['cell_type'] != 'code': continue
         for line in cell['source'].splitlines():
-            if len(line) > 100 and '://' not in line: yield f'a line of {len(line)} characters: {line}'
+            if len(line) > 100 and '://' not in line:
+                yield f'a line of {len(line)} characters: {line}'
 
 
 def outputs(cs, name):
@@ -101,18 +105,17 @@ def outputs(cs, name):
                     yield f'a {what} is stored: ...{text[max(m.start()-30, 0):m.end()+30]}...'
 
 
+def python(cell):
+    "The code of a cell without Jupyter's own commands."
+    return re.sub(r'^\s*[%!].*$', '', cell['source'], flags=re.MULTILINE)
+
+
 def calls(cs, name):
     """Tests that can fail for one reason only: no star import, no `test_close`, no `test_fail` that
     any exception would please."""
     for c in cs:
         if c['cell_type'] != 'code': continue
-        for node in ast.walk(
-            ast.parse(
-                '\n'.join(
-                    line for line in c['source'].splitlines() if not re.match(r'\s*[%!]', line)
-                )
-            )
-        ):
+        for node in ast.walk(ast.parse(python(c))):
             if isinstance(node, ast.ImportFrom) and node.names[0].name == '*':
                 yield f'from {node.module} import *'
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -138,18 +141,28 @@ def test_size(nb): assert nb.stat().st_size < 300_000
 def test_page(name):
     page, = [nb for nb in NBS if nb.stem == name]
     cs = cells(page)
-    assert re.fullmatch(r'# \S.*\n+> \S.*[.!?]\s*', cs[0]['source'])
+    assert TITLE.fullmatch(cs[0]['source'])
     assert not [*width(cs, name), *outputs(cs, name), *calls(cs, name)]
 
 
-# --- a test of the test: a small notebook passes, and every rule goes red on an offender ------------------------------------------------
+# --- a test of the test: a small notebook passes, and every rule goes red on an offender
 
 def md(source): return {'cell_type': 'markdown', 'source': source}
 def py(source, *outs): return {'cell_type': 'code', 'source': source, 'outputs': list(outs)}
 def said(text, name='stdout'): return {'output_type': 'stream', 'name': name, 'text': [text]}
 
-TOY = [py('#| default_exp toy'), md('# Toy\n\n> Adds numbers.'), md('Why.'), py('#| export\ndef f(x): return x+1'), md('It adds:'),
-       py('test_fail(lambda: f(None), contains="unsupported")\nf(1)', said('2')), md('## Export -'), py('#| hide\nimport nbdev\nnbdev.nbdev_export()')]
+TOY = [
+    py('#| default_exp toy'),
+    md('# Toy\n\n> Adds numbers.'),
+    md('Why.'),
+    py('#| export\ndef f(x): return x+1'),
+    md('It adds:'),
+    py('test_fail(lambda: f(None), contains="unsupported")\nf(1)', said('2')),
+    md('## Export -'),
+    py('#| hide\nimport nbdev\nnbdev.nbdev_export()'),
+]
+ERROR = {'output_type': 'error', 'evalue': 'no'}
+PATH = {'output_type': 'execute_result', 'data': {'text/plain': ["PosixPath('/home/me')/x"]}}
 
 
 @pytest.mark.parametrize('check', CHECKS, ids=lambda f: f.__name__)
@@ -157,33 +170,23 @@ def test_checks_pass(check): assert list(check(TOY, 'toy')) == []
 
 
 @pytest.mark.parametrize('check,at,bad,fault', [
-    (anatomy, 0, py('#| default_exp tory'), 'first cell'), (
-        anatomy, 1, md('# Toy\n\n> Adds numbers.\n\nAnd this.'), 'second cell'
-    ),
-    (anatomy, 1, md('# Toy'), 'second cell'), (
-        anatomy, -1, py('import nbdev\nnbdev.nbdev_export()'), 'last cells'
-    ),
-    (balance, 2, py('1'), 'markdown cells'), (exports, 3, py('f = 1'), 'exports nothing'),
+    (anatomy, 0, py('#| default_exp tory'), 'first cell'),
+    (anatomy, 1, md('# Toy\n\n> Adds numbers.\n\nAnd this.'), 'second cell'),
+    (anatomy, 1, md('# Toy'), 'second cell'),
+    (anatomy, -1, py('import nbdev\nnbdev.nbdev_export()'), 'last cells'),
+    (balance, 2, py('1'), 'markdown cells'),
+    (exports, 3, py('f = 1'), 'exports nothing'),
     (width, 3, py('x = ' + '1'*97), 'of 101 characters'),
     (outputs, 5, py('f(1)', said('careful', 'stderr')), 'warning'),
-    (
-        outputs, 5, py('f(1)', {'output_type': 'error', 'evalue': 'no'}), 'error'
-    ), (outputs, 5, py('f(1)', said('see /tmp/x.avi')), 'path'),
-    (
-        outputs, 5,
-        py(
-            'f(1)',
-            {'output_type': 'execute_result', 'data': {'text/plain': ["PosixPath('/home/me')/x"]}}
-        ),
-        'path'
-    ),
-    (
-        outputs, 5, py('f(1)', said(' 50%|#####     | 5/10')), 'progress'
-    ), (outputs, 5, py('f(1)', said('[00:01, 3.1it/s]')), 'progress'),
-    (
-        calls, 5, py('from os import *'), 'from os import *'
-    ), (calls, 5, py('test_close(f(1), 2)'), 'test_close'),
-    (calls, 5, py('test_fail(lambda: f(None))'), 'contains')])
+    (outputs, 5, py('f(1)', ERROR), 'error'),
+    (outputs, 5, py('f(1)', said('see /tmp/x.avi')), 'path'),
+    (outputs, 5, py('f(1)', PATH), 'path'),
+    (outputs, 5, py('f(1)', said(' 50%|#####     | 5/10')), 'progress'),
+    (outputs, 5, py('f(1)', said('[00:01, 3.1it/s]')), 'progress'),
+    (calls, 5, py('from os import *'), 'from os import *'),
+    (calls, 5, py('test_close(f(1), 2)'), 'test_close'),
+    (calls, 5, py('test_fail(lambda: f(None))'), 'contains'),
+])
 def test_checks_are_red(check, at, bad, fault):
     cs = list(TOY)
     cs[at] = bad
@@ -191,15 +194,14 @@ def test_checks_are_red(check, at, bad, fault):
     assert any(fault in f for f in found), found
 
 
-# --- all of them ----------------------------------------------------------------------------------------------------------------------
+# --- all of them
 
 def test_every_notebook_is_tested():
     "`nbdev_test` succeeds when it finds nothing to run, so what it would find is counted here."
     assert sorted(p.name for p in nbglob(ROOT/'nbs', as_path=True)) == [nb.name for nb in NBS]
     assert not list((ROOT/'nbs').rglob('.notest'))
-    assert not [
-        nb.name for nb in NBS if 'skip_exec' in cells(nb)[0]['source'] + cells(nb)[1]['source']
-    ]
+    for nb in NBS:
+        for cell in cells(nb)[:2]: assert 'skip_exec' not in cell['source'], nb.name
     assert len(CHAPTERS) >= 10
 
 
@@ -209,13 +211,10 @@ def test_every_notebook_has_a_module():
 
 
 def test_sidebar_lists_every_notebook_in_order():
-    contents = yaml.safe_load(
-        (ROOT/'nbs'/'sidebar.yml').read_text(encoding='utf-8')
-    )['website']['sidebar']['contents']
-    listed = [
-        name for entry in contents
-        for name in (entry['contents'] if isinstance(entry, dict) else [entry])
-    ]
+    sidebar = yaml.safe_load((ROOT/'nbs'/'sidebar.yml').read_text(encoding='utf-8'))
+    listed = []
+    for entry in sidebar['website']['sidebar']['contents']:
+        listed += entry['contents'] if isinstance(entry, dict) else [entry]
     assert len(listed) == len(set(listed)), 'listed twice'
     assert set(listed) == {place(nb) for nb in NBS}
     assert listed[0] == 'index.ipynb'
@@ -227,55 +226,15 @@ def test_contributing_maps_every_notebook():
 
 
 def test_links_between_notebooks_lead_somewhere():
-    broken = [f'{nb.name}: {target}' for nb in NBS for c in cells(nb, 'markdown')
-              for target in re.findall(r'\]\(([^)#:\s]+\.ipynb)', c['source']) if not (nb.parent/target).exists()]
+    broken = []
+    for nb in NBS:
+        prose = '\n'.join(c['source'] for c in cells(nb, 'markdown'))
+        for target in re.findall(r'\]\(([^)#:\s]+\.ipynb)', prose):
+            if not (nb.parent/target).exists(): broken.append(f'{nb.name}: {target}')
     assert not broken
 
 
-# --- the docs site, as far as it goes without Quarto -----------------------------------------------------------------------------------
-
-MAKE_DOCS = '''
-import json, sys, warnings
-from execnb.nbio import read_nb
-from nbdev.processors import FilterDefaults
-warnings.simplefilter("ignore")
-warnings.filterwarnings("error", "Found cells containing imports")
-faults = []
-for path in sys.argv[1:]:
-    nb = read_nb(path)
-    try: FilterDefaults()(nb)
-    except Exception as e: faults.append(f"{path}: {e!s} {e.__cause__!r}")
-    for text in [str(out) for cell in nb.cells for out in cell.get("outputs", [])]:
-        faults += [
-            f"{path}: a link inside code: {code}" for code in text.split("```")[1::2]
-            if "](http" in code
-        ]
-print("\\n" + json.dumps(faults))'''
-
-
-def docs_faults(notebooks):
-    """What stops `nbdev_docs` before Quarto: it runs exported cells and every cell with an import, and none of the cells between them; so imports stand alone.
-    Names in backticks become links, also in the comments of a signature, which is shown as code."""
-    run = subprocess.run([sys.executable, '-c', MAKE_DOCS, *notebooks], cwd=ROOT/'nbs', env={**os.environ, 'IN_TEST': '1', 'MPLBACKEND': 'agg'},
-                         capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-def test_docs_can_be_made(): assert docs_faults([place(nb) for nb in NBS]) == []
-
-
-def test_docs_can_be_made_is_red(tmp_path):
-    cs = [*TOY[:6], py('y = 1'), py('import math\nz = math.floor(y)'), *TOY[6:]]
-    keys = {'markdown': {'metadata': {}}, 'code': {'metadata': {}, 'execution_count': None}}
-    nb = {'cells': [{**c, **keys[c['cell_type']], 'id': f'c{i}', **({'outputs': []} if 'outputs' in c else {})} for i, c in enumerate(cs)],
-          'metadata': {'kernelspec': {'language': 'python', 'name': 'python3', 'display_name': 'python3'}}, 'nbformat': 4, 'nbformat_minor': 5}
-    (tmp_path/'00_toy.ipynb').write_text(json.dumps(nb))
-    fault, = docs_faults([str(tmp_path/'00_toy.ipynb')])
-    assert 'imports and other code' in fault and 'math.floor(y)' in fault
-
-
-# --- README.md is the index notebook ---------------------------------------------------------------------------------------------------
+# --- README.md is the index notebook
 
 def test_readme_is_the_index_notebook():
     made = subprocess.run(
@@ -283,11 +242,13 @@ def test_readme_is_the_index_notebook():
         encoding='utf-8', timeout=120
     )
     assert made.returncode == 0, made.stderr
-    assert made.stdout == (ROOT/'README.md').read_text(encoding='utf-8'), 'README.md is stale: run .ci/readme'
+    stored = (ROOT/'README.md').read_text(encoding='utf-8')
+    assert made.stdout == stored, 'README.md is stale: run .ci/readme'
 
 
 @pytest.mark.parametrize(
     'command', ['pip install . && fstcn demo', 'pip install -e ".[dev]" && nbdev_test && pytest']
 )
 def test_readme_holds_the_two_commands(command):
-    assert (ROOT/'README.md').read_text(encoding='utf-8').splitlines().count(command) == 1
+    lines = (ROOT/'README.md').read_text(encoding='utf-8').splitlines()
+    assert lines.count(command) == 1

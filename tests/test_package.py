@@ -1,4 +1,7 @@
-"What no cell can check: the package as a whole imports on its own, imports in one direction, and documents every public name."
+"""What no cell can check about the package as a whole.
+
+It imports on its own, its imports point in one direction, and every public name is documented.
+"""
 import ast
 import contextlib
 import dataclasses
@@ -47,7 +50,7 @@ def fresh(code, cwd):
     return json.loads(run.stdout.splitlines()[-1])
 
 
-# --- imports -----------------------------------------------------------------------------------------------------------------------
+# --- imports
 
 def test_found():
     "Zero matches would make every parametrized test below pass."
@@ -57,11 +60,11 @@ def test_found():
 def test_every_public_name_exists_in_a_fresh_process(tmp_path):
     code = f'''
 import importlib, json, sys
-sys.modules['ipywidgets'] = None                      # seaborn takes it, and IPython with it, where it is there
-missing = [
-    f"{{m}}.{{n}}" for m in {MODULES!r} for n in importlib.import_module(m).__all__
-    if not hasattr(sys.modules[m], n)
-]
+sys.modules['ipywidgets'] = None    # where it is, seaborn takes it, and IPython with it
+missing = []
+for name in {MODULES!r}:
+    module = importlib.import_module(name)
+    missing += [f"{{name}}.{{n}}" for n in module.__all__ if not hasattr(module, n)]
 print(json.dumps([missing, sorted({DEV_ONLY!r} & set(sys.modules))]))'''
     missing, dev_only = fresh(code, tmp_path)
     assert not missing
@@ -80,10 +83,8 @@ def test_light_import(module, unwanted, tmp_path):
 
 def order():
     "Module name to position in the reading order, from the notebooks' numbers."
-    return {
-        nb.stem.partition('_')[2]: nb.stem
-        for nb in sorted((ROOT/'nbs').rglob('[0-9]*.ipynb'), key=lambda p: p.stem)
-    }
+    stems = [nb.stem for nb in (ROOT/'nbs').rglob('[0-9]*.ipynb')]
+    return {stem.partition('_')[2]: stem for stem in stems}
 
 
 def siblings(source):
@@ -106,20 +107,20 @@ def test_imports_point_down(module):
     order."""
     name, rank = module.partition('.')[2], order()
     assert name in rank, f'{module} has no notebook'
-    up = [
-        m for m in siblings((ROOT/'fstcn'/f'{name}.py').read_text(encoding='utf-8'))
-        if rank[m] >= rank[name]
-    ]
-    assert not up
+    source = (ROOT/'fstcn'/f'{name}.py').read_text(encoding='utf-8')
+    assert not [m for m in siblings(source) if rank[m] >= rank[name]]
 
 
 def test_siblings():
-    source = ('import fstcn.a, os\nimport fstcn.b as b\nfrom fstcn.c import x\nfrom .d import y\nfrom . import e\n'
-              'from fstcn import f, __version__\ndef fn():\n    from fstcn.g.h import z')
-    assert siblings(source) == set('abcdefg')
+    lines = [
+        'import fstcn.a, os', 'import fstcn.b as b', 'from fstcn.c import x', 'from .d import y',
+        'from . import e', 'from fstcn import f, __version__',
+        'def fn():', '    from fstcn.g.h import z',
+    ]
+    assert siblings('\n'.join(lines)) == set('abcdefg')
 
 
-# --- documentation -----------------------------------------------------------------------------------------------------------------
+# --- documentation
 
 def function_in(o):
     """The plain function inside a property, class method, static method or decorated function; None
@@ -165,15 +166,13 @@ def class_faults(cls):
     """What class `cls` leaves undocumented. An inherited docstring or the one a dataclass makes up
     is none."""
     name, doc = cls.__name__, vars(cls).get('__doc__')
-    faults = [] if doc and not doc.startswith(f'{name}(') else [
-        f'{name} has no docstring of its own'
-    ]
+    faults = []
+    if not doc or doc.startswith(f'{name}('): faults.append(f'{name} has no docstring of its own')
     if dataclasses.is_dataclass(cls):
         docs, own = docments(cls), inspect.get_annotations(cls)
-        faults += [
-            f'{name}.{f.name} has no comment' for f in dataclasses.fields(cls) if f.name in own
-            and f.init and not docs.get(f.name)
-        ]
+        for f in dataclasses.fields(cls):
+            if f.name in own and f.init and not docs.get(f.name):
+                faults.append(f'{name}.{f.name} has no comment')
     for m, f in members(cls):
         if m == '__init__' and dataclasses.is_dataclass(cls): continue
         faults += function_faults(f, f'{name}.{m}', docstring=not m.startswith('_'))
@@ -198,7 +197,7 @@ def test_module_docstring(module):
     assert re.fullmatch(r'\S.*[.!?]', importlib.import_module(module).__doc__ or '')
 
 
-# --- a test of the test: every rule goes red on an offender, and a well-documented toy passes ------------------------------------------
+# --- a test of the test: every rule goes red on an offender, and a well-documented toy passes
 
 def good(
     x:int, # the number
@@ -324,19 +323,22 @@ def test_documented_passes(o): assert faults_of(o) == []
 
 
 @pytest.mark.parametrize('o,fault', [
-    (no_docstring, 'no docstring'), (no_comment, '(x) has no comment'), (
-        no_annotation, '(x) has no annotation'
-    ),
-    (no_return, 'no return annotation'), (
-        no_return_comment, 'return has no comment'
-    ), (two_to_a_line, '(x) has no comment'),
-    (bad_context, 'bad_context has no docstring'), (Heir, 'no docstring of its own'), (
-        BadForward, 'BadForward.forward(x) has no annotation'
-    ), (BadForward, 'BadForward.forward has no docstring'),
+    (no_docstring, 'no docstring'),
+    (no_comment, '(x) has no comment'),
+    (no_annotation, '(x) has no annotation'),
+    (no_return, 'no return annotation'),
+    (no_return_comment, 'return has no comment'),
+    (two_to_a_line, '(x) has no comment'),
+    (bad_context, 'bad_context has no docstring'),
+    (Heir, 'no docstring of its own'),
+    (BadForward, 'BadForward.forward(x) has no annotation'),
+    (BadForward, 'BadForward.forward has no docstring'),
     (InheritedDoc, 'InheritedDoc.reset has no docstring'),
     (BadInit, 'BadInit.__init__(start) has no comment'),
-    (
-        BadProperty, 'BadProperty.now has no docstring'
-    ), (BadCached, 'BadCached.now has no docstring'), (BadStatic, 'BadStatic.now has no docstring'),
-    (BadFields, 'BadFields.y has no comment'), (MadeUpDoc, 'MadeUpDoc has no docstring')])
+    (BadProperty, 'BadProperty.now has no docstring'),
+    (BadCached, 'BadCached.now has no docstring'),
+    (BadStatic, 'BadStatic.now has no docstring'),
+    (BadFields, 'BadFields.y has no comment'),
+    (MadeUpDoc, 'MadeUpDoc has no docstring'),
+])
 def test_documented_is_red(o, fault): assert any(fault in f for f in faults_of(o)), faults_of(o)
