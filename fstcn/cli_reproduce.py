@@ -22,7 +22,7 @@ _OFFICIAL = ', '.join(repr(name) for name, kind in DATA_KINDS.items() if kind.sp
 
 def _parse_numbers(text, what):
     "Whole numbers and ranges, such as '1,2,5-8', as a list."
-    wrong = ValueError(f'{what} must be numbers such as 1,2,5-8, at most 1,000, not {text!r:.60}')
+    wrong = ValueError(f'{what} must be numbers such as 1,2,5-8, not {text!r:.60}; at most 1,000')
     numbers = []
     for part in text.split(','):
         found = re.fullmatch(r'(\d{1,9})(?:-(\d{1,9}))?', part.strip())
