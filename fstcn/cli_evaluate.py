@@ -42,12 +42,14 @@ def evaluate_command(
     from fstcn.files import check_writable
     from fstcn.inference import Recognizer
     from fstcn.records import check_replaceable, environment, write_lines
+    from fstcn.runs import join_processes
     from fstcn.scores import split_to_score, unseen_videos
     from fstcn.splits import checksum
     if out:
         check_writable(out)
         check_replaceable(out)
     check_outside(data, out)
+    join_processes(device)
 
     recognizer = Recognizer.load(checkpoint, device, n_clips=clips)
     videos = split_to_score(data, recognizer, checkpoint, split, every)

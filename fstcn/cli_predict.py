@@ -161,7 +161,7 @@ def info_command(
     model, classes, kept = load_checkpoint(checkpoint)
     c = model.config
     table = layer_table(model)
-    data = kept.get('data', {})
+    data = kept.get('data') or {}
     paths = {'both': 'spatial and temporal', 'scl': 'spatial only', 'tcl': 'temporal only'}
     work = 2*table.multiply_adds.sum()/1e9
     rows = {

@@ -105,11 +105,12 @@ def train_command(
     from fstcn.files import check_writable
     from fstcn.learning import default_epochs, frames_stage
     from fstcn.model import FstCNConfig
-    from fstcn.runs import TrainConfig
+    from fstcn.runs import TrainConfig, join_processes
     _check_recipe(size, stage, path, weights)
     check_writable(out)
     check_outside(data, out)
     check_outside(data, cache, '--cache')
+    join_processes(device)
 
     videos = load_split(data, split, seed=seed)
     make_network = FstCNConfig.small if size == 'small' else FstCNConfig.paper

@@ -25,7 +25,7 @@ from .folders import hold_out
 from .fusion import FUSIONS
 from .inference import Recognizer
 from .scores import Scores, accuracies, score_videos
-from .checkpoint import TrainedOn, read_tensors
+from .checkpoint import TrainedOn, load_weights
 from .model import FstCN, FstCNConfig
 from .records import environment, write_lines
 from .loading import Reader, VideoReader
@@ -217,7 +217,7 @@ def run_experiment(
     history = train(model, learn, settings, reader, out, device, progress, split.classes, valid,
                     resume, name, began_with and began_with.sha256)
     checkpoint = 'best.safetensors' if valid else 'model.safetensors'
-    if valid: model.load_state_dict(read_tensors(out/checkpoint)[0])
+    if valid: load_weights(model, out/checkpoint)
     seconds = sum(len(learn)/row['clips_per_s'] for row in history)
     record = {
         'checkpoint': checkpoint,

@@ -168,15 +168,20 @@ class Timeline:
         top:int=5, # how many classes to draw, those with the highest mean
     ) -> 'Figure': # the picture
         "Probability of the leading classes over time."
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
-        figure = Figure(figsize=(8, 3), layout='constrained')
-        axes = figure.subplots()
+
+        from fstcn.letters import legible
         leading = self.probs.mean(0).argsort(descending=True)[:top]
-        for c in leading.tolist():
-            axes.plot(self.seconds, self.probs[:, c], '.-', label=self.classes[c])
-        axes.set(xlabel='seconds', xlim=(0, self.duration))
-        axes.set(ylabel='probability', ylim=(0, 1))
-        axes.legend(loc='upper right', fontsize='small')
+        fonts, classes = legible(self.classes)
+        with rc_context(fonts):
+            figure = Figure(figsize=(8, 3), layout='constrained')
+            axes = figure.subplots()
+            for c in leading.tolist():
+                axes.plot(self.seconds, self.probs[:, c], '.-', label=classes[c])
+            axes.set(xlabel='seconds', xlim=(0, self.duration))
+            axes.set(ylabel='probability', ylim=(0, 1))
+            axes.legend(loc='upper right', fontsize='small')
         return figure
 
     def save(self,

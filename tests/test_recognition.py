@@ -36,6 +36,7 @@ from fstcn.inference import Recognizer, read_in_part
 from fstcn.scores import score_videos
 from fstcn.many import predict_many
 from fstcn.timeline import timeline
+from odd import busy
 
 CLASSES = ('bend', 'clap', 'run', 'walk')
 CONFIG = FstCNConfig.small(4, crop_size=76, short_side=80)
@@ -357,6 +358,36 @@ def test_killed_and_resumed(tmp_path):
     for a, b in zip(by_video(out), by_video(at_once), strict=True):
         assert a['video'] == b['video'] and a['labels'] == b['labels']
         assert a['probs'] == pytest.approx(b['probs'], abs=1e-6)
+
+
+@pytest.mark.faults
+def test_two_calls_that_write_to_one_file(tmp_path, monkeypatch):
+    "No row is lost or doubled: the second one names the first, by whatever name the file goes."
+    recognizer = Recognizer.load(checkpoint(tmp_path, short_side=80), 'cpu', n_clips=1)
+    out, link = tmp_path/'many.jsonl', tmp_path/'link.jsonl'
+    link.symlink_to(out)
+    with busy(out) as other:
+        for name in (out, link):
+            with monkeypatch.context() as m, pytest.raises(OSError) as refused:
+                m.setattr('fstcn.files.PATIENCE', .1)
+                predict_many(recognizer, [tmp_path/'none.avi'], name)
+            assert f'{out}: process {other.pid} is writing there' in str(refused.value)
+    done = predict_many(recognizer, [tmp_path/'none.avi'], out)
+    assert len(done) == out.read_text().count('\n') == 1
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('line', [
+    '5', 'null', '{"video": 5, "error": null}', '{"video": "a"}', '{"video": "a", "error": []}',
+    '['*100_000, '{"video": "a", "error": null, "warning": 5}',
+])
+def test_rows_that_are_no_results_are_named(tmp_path, line):
+    recognizer = Recognizer.load(checkpoint(tmp_path, short_side=80), 'cpu', n_clips=1)
+    out = tmp_path/'many.jsonl'
+    out.write_text(f'{line}\n')
+    with pytest.raises(ValueError, match=r'many\.jsonl: holds something else .*\(line 1: '):
+        predict_many(recognizer, [tmp_path/'none.avi'], out)
+    assert out.read_text() == f'{line}\n'
 
 
 def test_results_become_a_table(tmp_path):
