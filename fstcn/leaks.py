@@ -216,4 +216,4 @@ def look_at_all(
         try:
             return list(tqdm(answers, 'comparing', len(paths), unit='video', disable=hidden))
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUP', 'DatasetError', 'Video', 'VideoSplit', 'group_of', 'look_alike', 'require_utf8', 'name_some', 'short',
-           'duplicate_files', 'validate_split', 'checksum', 'fingerprint', 'leaked_videos']
+           'list_changes', 'duplicate_files', 'validate_split', 'checksum', 'fingerprint', 'leaked_videos']
 
 # %% ../nbs/data/17_splits.ipynb #f7e75310
 import hashlib
@@ -118,6 +118,18 @@ def short(
 ) -> str: # 'wave/1.mp4'
     "Folder and name."
     return '/'.join(Path(path).parts[-2:])
+
+
+def list_changes(
+    was:Sequence[str], # names then
+    now:Sequence[str], # names now
+) -> str: # 'without a, b and with c'; empty where they are the same ones
+    "How a list of names has changed, for a person to read."
+    gone, new = Counter(was) - Counter(now), Counter(now) - Counter(was)
+    told = []
+    if gone: told.append(f'without {name_some([*gone])}')
+    if new: told.append(f'with {name_some([*new])}')
+    return ' and '.join(told)
 
 
 def duplicate_files(
