@@ -70,8 +70,7 @@ def _file_report(path):
         'header_frames': header or None,
         'fps': info.fps,
         'size': f'{info.width}x{info.height}',
-        'codec': info.codec,
-        'pictures': small_pictures(path)}
+        'codec': info.codec}
 
 # %% ../nbs/data/23_check.ipynb #e5a35c34
 def _examine(path, guard):
@@ -80,6 +79,10 @@ def _examine(path, guard):
         row = guard(_file_report, path)
     except VideoError as e:
         return {'status': 'unreadable', 'reason': e.reason}
+    try:
+        row['pictures'] = guard(small_pictures, path)
+    except VideoError:
+        row['pictures'] = None # it took too long a second time
     try:
         return row | guard(_decord_report, path, row['n_frames'])
     except VideoError as e:

@@ -77,7 +77,7 @@ def check_command(
     from fstcn.datasets import draws_parts, find_videos, named_groups
     from fstcn.splits import name_some, short
     videos = find_videos(data)
-    labels, groups = named_groups(data, group)
+    labels, groups = named_groups(data, videos, group)
     # a folder that cannot be written to fails now, not after all is decoded
     with atomic(output) if output else nullcontext() as part:
         table = check_videos(videos, workers=workers, timeout=timeout, groups=groups)

@@ -147,9 +147,10 @@ def find_videos(
 
 def named_groups(
     data:str|os.PathLike, # as for find_videos
+    videos:Sequence[Path], # what it found
     group:str|None=None, # pattern of the groups in file names, '' for none; None: UCF-101's
 ) -> tuple[list[str], list[str|None]]: # the class and the group of each of its videos
-    """What column and folder say of the videos that find_videos finds, in its order.
+    """What column and folder say of the videos of a data set.
     `ValueError` for a pattern beside a column group."""
     data = Path(data)
     pattern = GROUP if group is None else group
@@ -159,9 +160,9 @@ def named_groups(
         if 'group' in rows[0]:
             if group: raise ValueError(f'{data} has a column group: leave out {group!r}')
             return labels, [row['group'].strip() or None for row in rows]
-        return labels, [group_of(os.path.basename(row['path']), pattern) for row in rows]
-    found = find_videos(data)
-    return [p.parent.name for p in found], [group_of(p.name, pattern) for p in found]
+    else:
+        labels = [p.parent.name for p in videos]
+    return labels, [group_of(p.name, pattern) for p in videos]
 
 # %% ../nbs/data/22_datasets.ipynb #f11e5006
 def check_outside(

@@ -100,6 +100,11 @@ def _times(piece, n):
     return f'(?:{piece}){{{n}}}'
 
 
+def _field(rows, i):
+    "The same field of every name."
+    return [row[i] for row in rows]
+
+
 def _readings(
     stems:Sequence[str], # file names without suffix
     labels:Sequence, # their classes
@@ -115,9 +120,9 @@ def _readings(
         head = _times(field + separator, m)
         for k in range(min(least - m, 9)):
             tail = _times(separator + field, k + of_suffix) if k else r'\.\w+'
-            after = [[row[-i] for row in rows] for i in range(1, k + 1)]
+            after = [_field(rows, -i) for i in range(1, k + 1)]
             if m + k: yield _Reading(f'^{head}(.+){tail}$', before, after, least == most)
-        first = [row[m] for row in rows]
+        first = _field(rows, m)
         # counted from the left, fields mean the same only where all names have as many
         if least != most or not (_is_of_class(labels, first) or _is_number(labels, first)): return
         before = [first, *before]

@@ -690,8 +690,10 @@ def test_names_without_a_group_are_counted(tmp_path):
 def test_a_column_group_and_a_pattern(read, tmp_path):
     rows = ['path,label,group', '# c.avi,0,p1', '"a, b.avi",1,p2']
     refuses('has a column group', read, *rows, group='(.)', exc=ValueError)
-    refuses('has a column group', ds.named_groups, tmp_path/'list.csv', '(.)', exc=ValueError)
-    assert ds.named_groups(tmp_path/'list.csv') == (['0', '1'], ['p1', 'p2'])
+    file = tmp_path/'list.csv'
+    videos = ds.find_videos(file)
+    refuses('has a column group', ds.named_groups, file, videos, '(.)', exc=ValueError)
+    assert ds.named_groups(file, videos) == (['0', '1'], ['p1', 'p2'])
 
 
 @pytest.mark.faults
