@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from .learning import LearningConfig, TrainingError, make_optimizer
+from .learning import LearningConfig, TrainingError, gradient_figures, make_optimizer
 from .files import atomic, remove_parts
 from .splits import Video
 from .devices import usable_device
@@ -95,12 +95,14 @@ class EpochSums:
 
     def __init__(self,
         values:Sequence[float]|None=None, # of an epoch that goes on, in the order of NAMES; None: 0
+        lengths:Sequence[float]=(), # of its gradients so far, one a step
     ):
         if values is None: values = [0]*len(self.NAMES)
         self.values = torch.tensor(values, dtype=torch.float64)
+        self.lengths = list(lengths)
 
     def add(self,
-        found:Tensor, # float64 (3,) of train_step
+        found:Tensor, # float64 (4,) of train_step
         parts:Sequence[dict], # the batch, see collate_pairs
         waited:float, # seconds until it came
         seconds:float, # that the step took, waiting included
@@ -109,7 +111,8 @@ class EpochSums:
         short = sum(int(p['short'].sum()) for p in parts if 'short' in p)
         skipped = sum(len(p['errors']) for p in parts)
         rest = torch.tensor([short, skipped, waited, seconds], dtype=torch.float64)
-        self.values += torch.cat([found, rest])
+        self.values += torch.cat([found[:3], rest])
+        if found[3]: self.lengths.append(found[3].item())   # a step that saw nothing has none
 
     def total(self,
         accelerator:Accelerator, # the processes; all of them must ask
@@ -119,14 +122,19 @@ class EpochSums:
 
     def row(self,
         accelerator:Accelerator, # the processes; all of them must ask
-    ) -> dict[str,float]: # loss, accuracy, clips_per_s, waiting, short and skipped
-        "Over all processes; time is that of one. Raises `TrainingError` if nothing was seen."
+        clip_norm:float|None=None, # the ceiling of the gradients; None: there is none
+    ) -> dict[str,float]: # loss, accuracy, gradient, cut, clips_per_s, waiting, short and skipped
+        """Over all processes, which share their gradients; time is that of one.
+
+        Raises `TrainingError` if nothing was seen.
+        """
         of = dict(zip(self.NAMES, self.total(accelerator), strict=True))
         n, skipped = of['clips'], int(of['skipped'])
         if not n: raise TrainingError(f'none of the {skipped} videos of an epoch could be read')
         return {
             'loss': of['loss']/n,
             'accuracy': of['right']/n,
+            **gradient_figures(self.lengths, clip_norm),
             'clips_per_s': n/(of['seconds']/accelerator.num_processes),
             'waiting': of['waited']/of['seconds'],
             'short': int(of['short']),
@@ -249,7 +257,9 @@ class Run:
             self.optimizer.state[p]['momentum_buffer'] = buffer
         _put_random_state(of['rng'], self.accelerator)
         self.step, self.history, self.best = head['step'], head['history'], head['best']
-        self.epoch = EpochSums(head['sums'] if self.accelerator.is_main_process else None)
+        # an older state has no lengths: that epoch's figures are then of its later steps
+        sums = head['sums'] if self.accelerator.is_main_process else None
+        self.epoch = EpochSums(sums, head.get('lengths', ()))
 
     def save(self) -> None:
         "Write all that the rest of the run depends on; every process takes part."
@@ -265,7 +275,7 @@ class Run:
                 for name, value in group.items(): tensors[f'{kind}.{name}'] = value
             write_tensors(
                 self.out/STATE, tensors, same=self.same, step=self.step, history=self.history,
-                best=self.best, sums=sums)
+                best=self.best, sums=sums, lengths=self.epoch.lengths)
         self.saved = time.monotonic()
         took, least = self.saved - begun, self.config.save_every
         self.pause = max(least, 19*took) if least else 0
