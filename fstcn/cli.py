@@ -40,7 +40,9 @@ def demo_command(
     from fstcn.cache import FrameCache
     from fstcn.experiments import run_experiment
     from fstcn.figures import DEMO_CLASSES
+    from fstcn.inference import Recognizer
     from fstcn.model import FstCNConfig
+    from fstcn.moving_picture import moving_picture, one_of_each
     from fstcn.plan import Job
     from fstcn.records import write_record
     from fstcn.synthetic import make_synthetic
@@ -62,8 +64,11 @@ def demo_command(
     echo(f'3. recognized {len(split.test)} videos of the other actors, '
          f'{record["n_clips"]} clip pairs x 18 views each')
     echo(accuracy_lines(record))
+    videos = one_of_each(split.test, len(split.classes))
+    moving_picture(Recognizer.load(out/'model.safetensors'), videos, out)
     video = shlex.quote(str(split.test[0].path))
     model = shlex.quote(str(out/'model.safetensors'))
     echo(f'everything is in {out}: '
          'model.safetensors, record.json, curves.png, confusion.png, scores.npz')
+    echo(f'to look at: {out/"recognition.webp"}, what it makes of six of them while they move')
     echo(f'try next:\n  fstcn predict {video} --checkpoint {model}')

@@ -194,10 +194,10 @@ def run_experiment(
     resume:bool=False, # go on with the unfinished run in `out`, if there is one
 ) -> dict: # the record, also in `record.json`
     """Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and,
-    if there are test videos, scores.npz and confusion.png. With `validate`, the best network on
-    videos held out is scored. Raises what training and reading raise, for test videos before
-    training, and `DatasetError` for weights that have learned from them; with `on_error='skip'`
-    those that cannot be opened are left out and named in the record."""
+    if there are test videos, scores.npz and confusion.png. With a share to validate, the
+    best network on videos held out is scored. Raises what training and reading raise, for test
+    videos before training, and `DatasetError` for weights that have learned from them; with
+    `on_error='skip'` those that cannot be opened are left out and named in the record."""
     out = Path(out)
     torch.manual_seed(settings.seed)
     model = FstCN(network) if isinstance(network, FstCNConfig) else network()

@@ -133,7 +133,7 @@ def validate_split(
 ) -> VideoSplit: # the same split, unchanged
     """Check a split before training. `DatasetError` for fewer than two classes, class names that
     are or look the same, a name that is not UTF-8, a label that is no class, a class without
-    training videos (unless not `train`), a path listed twice, and a group or (with `content`) a
+    training videos (unless `train=False`), a path listed twice, and a group or (with `content`) a
     file's content on both sides."""
     n = len(split.classes)
     videos = (*split.train, *split.test)

@@ -119,7 +119,7 @@ def fuse_two_stream(
     """Late fusion of Simonyan and Zisserman (2014).
 
     Raises `ValueError` if the streams scored other videos,
-    or for 'svm' without `train` or with a class that it lacks."""
+    or for 'svm' without `train=` or with a class that it lacks."""
     if how not in ('average', 'svm'):
         raise ValueError(f"how must be 'average' or 'svm', got {how!r}")
     test = _video_scores(spatial, temporal)

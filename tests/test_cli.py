@@ -800,7 +800,8 @@ def test_demo(shell):
     options = '--epochs 1 --actors 4 --clips 1 --workers 1'
     out = shell.does(f'fstcn demo --out demo {options} --record demo-records/{RECORDS}')
     assert 'SCI fusion' in out and 'fstcn predict demo/' in out
-    for name in ('model.safetensors', 'record.json', 'curves.png', 'confusion.png', 'scores.npz'):
+    pictures = 'curves.png', 'confusion.png', 'recognition.webp', 'preview.png'
+    for name in ('model.safetensors', 'record.json', 'scores.npz', *pictures):
         assert (shell.folder/'demo'/name).exists(), name
     records = read_records(shell.folder/'demo-records', series='demo')
     assert records.fusion.tolist() == ['single', 'average', 'sci', 'clip']

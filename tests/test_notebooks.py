@@ -18,7 +18,8 @@ NBS = sorted(
     (p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts),
     key=lambda p: p.name
 )
-PAGES = {'index', '08_results', '09_readings'}    # they export nothing
+PAGES = {    # they export nothing
+    'index', 'notebooks', '08_results', '09_readings', '39_own_videos', '77_promises'}
 CHAPTERS = [nb for nb in NBS if nb.stem not in PAGES]
 TITLE = re.compile(r'# \S.*\n+> \S.*[.!?]\s*')
 PATHS = re.compile(

@@ -171,6 +171,8 @@ def figures(page):
         for text in markdown(cell):
             for alt, target in re.findall(r'!\[([^\]]*)\]\(([^)\s]*)', prose(text)):
                 if not alt.strip(): yield f'no alternative text of {target}'
+            for alone in re.findall(r'^!\[[^\n]*\]\([^)\n]*\)$', prose(text), re.MULTILINE):
+                yield f'Quarto makes the text a caption, and no alternative: {alone}'
             for tag in re.findall(r'<img[^>]*>', prose(text)):
                 if not re.search(r'\balt="[^"]+"', tag): yield f'no alternative text: {tag}'
 
@@ -345,6 +347,7 @@ def test_checks_pass(check): assert faults(check, TOY) == []
      'no fig-alt'),
     (figures, 9, [md('![](square.svg)')], 'no alternative text of square.svg'),
     (figures, 9, [md('<img src="square.svg">')], 'no alternative text'),
+    (figures, 9, [md('![A square](square.svg)')], 'makes the text a caption'),
     (width, 3, [py('x = ' + '1'*97)], '101 characters'),
     (width, 3, [md('```bash\n' + 'x'*101 + '\n```')], '101 characters'),
     (sources, 2, [entry('f', 'https://github.com/fstcn/fstcn/blob/main/fstcn/toy.py#LNone')],
@@ -418,7 +421,7 @@ BUILT = """<html><head><script>let s = "[f](http://a.b)"</script></head><body>
 <p><a href="#adding">here</a> <a href="other.html#h">there</a> <a href="/fstcn/">home</a></p>
 <p><a href="https://fstcn.github.io/fstcn/paper/other.html#h">by its address</a></p>
 <p><a href="https://github.com/fstcn/fstcn/blob/main/fstcn/toy.py#L7">source</a></p>
-<section id="f" class="level3"><h3><code>f</code></h3><p>Adds one.</p></section>
+<section id="f" class="level3"><h3><code>f</code></h3><p>Adds one if x &lt; 1.</p></section>
 <div><h3 id="c.g">C.g</h3><p>Gives one.</p></div>
 <details><summary>Exported source</summary><pre>def f(x): return x + 1</pre></details>
 <p><img src="a.png" alt="A line rises."></p></section></main></body></html>"""
@@ -447,7 +450,7 @@ def test_search_finds_functions(tmp_path):
     assert [item['href'].partition('#')[2] for item in items] == ['adding', 'f', 'c.g']
     assert items[1] == {
         'objectID': 'paper/toy.html#f', 'href': 'paper/toy.html#f', 'title': 'Toy',
-        'section': 'f', 'text': 'Adds one.', 'crumbs': ['The paper', 'Toy']}
+        'section': 'f', 'text': 'Adds one if x &lt; 1.', 'crumbs': ['The paper', 'Toy']}
 
 
 @pytest.mark.parametrize('good,bad,fault', [
@@ -456,7 +459,7 @@ def test_search_finds_functions(tmp_path):
     ('href="other.html', 'href="none.html', 'no page none.html'),
     ('fstcn/paper/other.html#h', 'fstcn/paper/other.html#_h', 'no anchor https://'),
     ('fstcn/paper/other.html#h', 'fstcn/paper/none.html#h', 'no page https://'),
-    ('Adds one.', 'Adds [one](http://a.b).', 'shown as it is written'),
+    ('Adds one', 'Adds [one](http://a.b)', 'shown as it is written'),
     ('return x + 1', '# see [one](http://a.b)', 'shown as it is written'),
     ('alt="A line rises."', 'alt=""', 'no alternative text of a.png'),
     (' alt="A line rises."', '', 'no alternative text of a.png'),
