@@ -124,22 +124,15 @@ class EpochSums:
         accelerator:Accelerator, # the processes; all of them must ask
         clip_norm:float|None=None, # the ceiling of the gradients; None: there is none
     ) -> dict[str,float]: # loss, accuracy, gradient, cut, clips_per_s, waiting, short and skipped
-        """Over all processes, which share their gradients; time is that of one.
-
-        Raises `TrainingError` if nothing was seen.
-        """
+        "Over all processes; time is that of one. Raises `TrainingError` if nothing was seen."
         of = dict(zip(self.NAMES, self.total(accelerator), strict=True))
         n, skipped = of['clips'], int(of['skipped'])
         if not n: raise TrainingError(f'none of the {skipped} videos of an epoch could be read')
-        return {
-            'loss': of['loss']/n,
-            'accuracy': of['right']/n,
-            **gradient_figures(self.lengths, clip_norm),
-            'clips_per_s': n/(of['seconds']/accelerator.num_processes),
-            'waiting': of['waited']/of['seconds'],
-            'short': int(of['short']),
-            'skipped': skipped,
-        }
+        row = {'loss': of['loss']/n, 'accuracy': of['right']/n}
+        row |= gradient_figures(self.lengths, clip_norm)    # which all processes share
+        clips_per_s = n/(of['seconds']/accelerator.num_processes)
+        row |= {'clips_per_s': clips_per_s, 'waiting': of['waited']/of['seconds']}
+        return row | {'short': int(of['short']), 'skipped': skipped}
 
 # %% ../nbs/practice/49_runs.ipynb #c5df60a0
 def _write_history(out, history, config):
