@@ -19,9 +19,11 @@ from torch import Tensor
 
 from .files import PART, atomic, remove_parts
 from fstcn.decoding import (
-    VideoError, decode_forward, file_version, open_video, probe_video, to_rgb
+    Damage, VideoError, decode_forward, file_version, open_video, probe_video, to_rgb
 )
-from .video import check_indices, check_short_side, each_frame, read_frames, resize_frames
+from fstcn.video import (
+    check_indices, check_short_side, each_frame, one_size, read_frames, resize_frames
+)
 
 # %% ../nbs/data/16_cache.ipynb #f11e1000
 def _bytes_in(folder):
@@ -47,7 +49,8 @@ def _short_hash(key): return hashlib.sha256(repr(key).encode()).hexdigest()[:24]
 def _cache_file(root, path, short_side):
     "Which video, at which size, and which version of it."
     which = os.path.abspath(path), short_side
-    return root/f'{_short_hash(which)}-{_short_hash(file_version(path))}.npy'
+    version = *file_version(path), 'with damage beside it'
+    return root/f'{_short_hash(which)}-{_short_hash(version)}.npy'
 
 def _n_packets(path):
     "About as many as there are frames to decode, and quickly counted; 0 where that fails."
@@ -56,22 +59,23 @@ def _n_packets(path):
         except av.FFmpegError: return 0
 
 def _decode_to(file, path, short_side, room):
-    "Decode all of `path` into a .npy file; False once it takes, or will take, over `room` bytes."
+    "Decode all of `path` into a .npy file: its damage; None if that takes over `room` bytes."
     def header(n, shape):
         fields = {'descr': '|u1', 'fortran_order': False, 'shape': (n, *shape)}
         np.lib.format.write_array_header_1_0(f, fields)
     n, expected = 0, _n_packets(path)
-    pictures = enumerate(map(to_rgb, decode_forward(path)))
+    damage = Damage()
+    pictures = enumerate(map(to_rgb, decode_forward(path, damage)))
     with open(file, 'wb') as f:
         for i, x in resize_frames(path, pictures, short_side):
             if i == 0: header(0, x.shape)        # NumPy leaves space for the length to grow
-            if f.tell() + x.nbytes*max(1, expected - i) > room: return False
+            if f.tell() + x.nbytes*max(1, expected - i) > room: return None
             f.write(np.ascontiguousarray(x))
             n = i + 1
         if n == 0: raise VideoError(path, 'no frame can be decoded')
         f.seek(0)
         header(n, x.shape)
-    return True
+    return damage.reason
 
 # %% ../nbs/data/16_cache.ipynb #84f94492
 def _load(file):
@@ -83,18 +87,24 @@ def _load(file):
 class _CacheFull(Exception):
     "A cache has no room for a video."
 
+def _write_damage(file, damage):
+    "Note beside a file of the cache, before it is there, why its video is read in part."
+    with atomic(file.with_suffix('.txt'), sync=False) as part:
+        part.write_text(damage, encoding='utf-8')
+
 def _mapped(root, path, short_side, max_bytes):
     "The memory map of a video's file in the cache, made if missing; None where there is no room."
     file = _cache_file(root, path, short_side)
     frames = _load(file)
     if frames is not None: return frames
     video = file.name.split('-')[0]
-    for earlier in root.glob(f'{video}-*.npy'): earlier.unlink(missing_ok=True)
+    for earlier in root.glob(f'{video}-*'): earlier.unlink(missing_ok=True)
     room = max_bytes - _cache_size(root)
     try:
         with atomic(file, sync=False) as part:
-            fits = _decode_to(part, path, short_side, room)
-            if not fits or _cache_size(root) > max_bytes: raise _CacheFull
+            damage = _decode_to(part, path, short_side, room)
+            if damage is None or _cache_size(root) > max_bytes: raise _CacheFull
+            if damage: _write_damage(file, damage)
     except _CacheFull: return None
     return _load(file)
 
@@ -166,4 +176,12 @@ class FrameCache:
     ) -> int: # frames that can be decoded
         "The number of frames of a video. Raises `VideoError`."
         frames = self._all_frames(path)
-        return probe_video(path).n_frames if frames is None else len(frames)
+        return one_size(probe_video(path)).n_frames if frames is None else len(frames)
+
+    def damage(self,
+        path:str|Path, # video file
+    ) -> str: # empty where it is whole
+        "Why a video can be read only in part. Raises `VideoError`."
+        if self._all_frames(path) is None: return probe_video(path).damage
+        note = _cache_file(self.root, path, self.short_side).with_suffix('.txt')
+        return note.read_text(encoding='utf-8') if note.exists() else ''

@@ -36,17 +36,20 @@ def evaluate_command(
     "Score the test part of a data set, or all of it: every view of every video, fused in each way."
     from dataclasses import replace
 
+    from fstcn.check import look_at, tell_damage
     from fstcn.datasets import check_outside
     from fstcn.experiments import save_scores, score_together, summarize
     from fstcn.files import check_writable
     from fstcn.inference import Recognizer
     from fstcn.records import check_replaceable, environment, write_lines
+    from fstcn.runs import join_processes
     from fstcn.scores import split_to_score, unseen_videos
     from fstcn.splits import checksum
     if out:
         check_writable(out)
         check_replaceable(out)
     check_outside(data, out)
+    join_processes(device)
 
     recognizer = Recognizer.load(checkpoint, device, n_clips=clips)
     videos = split_to_score(data, recognizer, checkpoint, split, every)
@@ -55,13 +58,16 @@ def evaluate_command(
         warn(f'{checkpoint} does not say which videos it was trained on: '
              'whether these are new to it cannot be told')
     test = unseen_videos(videos, formed_by.videos, data, checkpoint, unseen)
+    damaged = look_at(test, recognizer.reader, 'test', workers=workers, progress=is_first()).damaged
+    if damaged and is_first(): warn(tell_damage(damaged))
     scores = score_together(recognizer, test, workers=workers)
 
     left, total = len(videos.test) - len(test), len(videos.train) + len(videos.test)
     part = 'all videos' if every else f'split {split}'
     scored = dict(
         name=f'{data.resolve().name}, {part}', classes=len(videos.classes),
-        test=len(test), left_out=left, checksum=checksum(replace(videos, test=test)))
+        test=len(test), left_out=left, damaged=damaged,
+        checksum=checksum(replace(videos, test=test)))
     record = dict(data=scored, checkpoint=checkpoint.name, n_clips=recognizer.n_clips)
     record |= summarize(scores) | environment(recognizer.device)
 

@@ -10,6 +10,7 @@ __all__ = ['app', 'DEMO', 'MODEL', 'Data', 'Split', 'Seed', 'Compile', 'Workers'
 # %% ../nbs/practice/70_cli_options.ipynb #c46f89e1
 import contextlib
 import io
+import math
 import os
 import shlex
 import sys
@@ -68,8 +69,12 @@ ClipNorm = Annotated[float | None, Option(
          "0 or 'none': no ceiling. Default: 1.")]
 Checkpoint = Annotated[Path, Option('--checkpoint', '-c', **_TRAINED)]
 CheckpointFile = Annotated[Path, Argument(**_TRAINED)]
+def _finite(seconds:float):
+    if math.isfinite(seconds): return seconds
+    raise typer.BadParameter(f'{seconds} is no number of seconds')
+
 Timeout = Annotated[float, Option(
-    min=1, help='Seconds after which the decoding of a video is ended.')]
+    min=1, callback=_finite, help='Seconds after which the decoding of a video is ended.')]
 
 def _tell_version(wanted:bool):
     if wanted:
@@ -102,12 +107,14 @@ def command(
 # %% ../nbs/practice/70_cli_options.ipynb #ce33398a
 def main() -> None: # exit status: 0 done, 1 unusable data, 2 bad input, 130 interrupted
     "Run the command line; errors of input become one line on stderr and exit status 2."
+    for stream in (sys.stdout, sys.stderr):     # what a terminal has no letters for is escaped
+        if isinstance(stream, io.TextIOWrapper): stream.reconfigure(errors='backslashreplace')
     try: app()
     except Exception as e:
         ours = type(e).__module__.startswith('fstcn') or isinstance(e, ValueError | OSError)
         if not ours or os.environ.get('FSTCN_DEBUG'): raise
         if isinstance(e, UnicodeEncodeError):
-            e = f'{e.object!a}: a name that is not UTF-8. Rename it'
+            e = f'{e.object!a}: a name that is not {e.encoding.upper()}. Rename it'
         echo(f'fstcn: error: {e}', err=True)
         sys.exit(2)
 
@@ -131,8 +138,9 @@ def call_command(
 
 # %% ../nbs/practice/70_cli_options.ipynb #c0dec0d7
 def is_first() -> bool: # also of one process
-    "Whether this is the first of the processes that torchrun started."
-    return os.environ.get('RANK', '0') == '0'
+    "Whether this is the first of the processes that have joined, see `fstcn.runs.join_processes`."
+    from accelerate import PartialState
+    return PartialState().is_main_process
 
 def say(
     text:str, # one line or several

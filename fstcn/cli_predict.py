@@ -109,7 +109,7 @@ def timeline_command(
 ) -> None:
     "Recognize a long video moment by moment, and say what happens when."
     from fstcn.files import check_writable
-    from fstcn.inference import Recognizer, breaks_off
+    from fstcn.inference import Recognizer, read_in_part
     from fstcn.timeline import timeline
     check_writable(out)
     recognizer = Recognizer.load(checkpoint, device)
@@ -119,7 +119,7 @@ def timeline_command(
     for s in got.segments():
         echo(f'{s["start"]:9.1f} s to{s["end"]:9.1f} s{100*s["prob"]:7.1f} %  {s["label"]}')
     echo(f'everything is in {out}: timeline.csv, segments.json, timeline.png')
-    _warn_of(video, breaks_off(got.duration, got.damage))
+    _warn_of(video, read_in_part(got.duration, got.damage))
 
 # %% ../nbs/practice/74_cli_predict.ipynb #f7ff0cb2
 @command
@@ -161,7 +161,7 @@ def info_command(
     model, classes, kept = load_checkpoint(checkpoint)
     c = model.config
     table = layer_table(model)
-    data = kept.get('data', {})
+    data = kept.get('data') or {}
     paths = {'both': 'spatial and temporal', 'scl': 'spatial only', 'tcl': 'temporal only'}
     work = 2*table.multiply_adds.sum()/1e9
     rows = {

@@ -22,13 +22,13 @@ _OFFICIAL = ', '.join(repr(name) for name, kind in DATA_KINDS.items() if kind.sp
 
 def _parse_numbers(text, what):
     "Whole numbers and ranges, such as '1,2,5-8', as a list."
-    wrong = ValueError(f'{what} must be numbers such as 1,2,5-8, not {text!r}')
+    wrong = ValueError(f'{what} must be numbers such as 1,2,5-8, not {text!r:.60}; at most 1,000')
     numbers = []
     for part in text.split(','):
-        found = re.fullmatch(r'(\d+)(?:-(\d+))?', part.strip())
+        found = re.fullmatch(r'(\d{1,9})(?:-(\d{1,9}))?', part.strip())
         if not found: raise wrong
         first, last = int(found[1]), int(found[2] or found[1])
-        if first > last: raise wrong
+        if first > last or len(numbers) + last - first >= 1000: raise wrong
         numbers += range(first, last + 1)
     return numbers
 
@@ -87,6 +87,7 @@ def reproduce_command(
     from fstcn.jobs import check_records
     from fstcn.plan import estimate_minutes, open_data, plan_jobs
     from fstcn.reproduce import reproduce
+    from fstcn.runs import join_processes
     tables = _parse_numbers(table, '--table')
     if root is None and data == 'synthetic': root = work/'synthetic'
     what = dict(
@@ -106,6 +107,7 @@ def reproduce_command(
             minutes[job.network] = estimate_minutes(job, videos, device, **recipe)
         _tell_plan(jobs, minutes, results, weights)
         return
+    join_processes(device)
     found = reproduce(
         tables, root=root, work=work, results=results, device=device, say=say,
         weights=weights, workers=workers, compile=compile_it, **recipe, **what)

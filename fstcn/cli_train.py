@@ -108,11 +108,12 @@ def train_command(
     from fstcn.files import check_writable
     from fstcn.learning import default_epochs, frames_stage
     from fstcn.model import FstCNConfig
-    from fstcn.runs import TrainConfig
+    from fstcn.runs import TrainConfig, join_processes
     _check_recipe(size, stage, path, weights)
     check_writable(out)
     check_outside(data, out)
     check_outside(data, cache, '--cache')
+    join_processes(device)
 
     videos = load_split(data, split, seed=seed)
     make_network = FstCNConfig.small if size == 'small' else FstCNConfig.paper
@@ -140,13 +141,16 @@ def train_command(
 # %% ../nbs/practice/72_cli_train.ipynb #22f606e7
 def _tell_training(record, n_test, out):
     "What came of a training, and what to do with it."
+    from fstcn.check import tell_damage
     from fstcn.initialization import Beginning
+    from fstcn.splits import name_some
     if record['weights']: say(f'began with {Beginning(**record["weights"])}')
     if 'accuracy' in record: say(accuracy_lines(record))
     elif n_test: say(f'none of the {n_test} test videos could be read: nothing was scored')
     else: say('no videos to test on: nothing was scored')
     broken, skipped = record['data']['unreadable'], record['skipped_videos']
-    if broken: say(f'not looked at, since they cannot be opened: {", ".join(broken)}')
+    if broken: say(f'left out, since they cannot be read: {name_some(broken)}')
+    if record['data']['damaged']: say(tell_damage(record['data']['damaged']))
     if skipped:
         say(f'{skipped} videos could not be read and were skipped in each epoch; '
             '`fstcn check` names them')

@@ -71,7 +71,8 @@ def open_video(
         cover = av.stream.Disposition.attached_pic
         streams = [s for s in container.streams.video if not s.disposition & cover]
         if not streams: raise VideoError(path, 'holds no video stream')
-        best = container.streams.best('video')       # of several: not a still picture
+        streams = [s for s in streams if s.frames != 1] or streams # rather not a still picture
+        best = container.streams.best('video')
         stream = best if best in streams else streams[0]
         ctx = stream.codec_context
         if ctx is None: raise VideoError(path, 'holds a video of an unknown codec')
@@ -79,8 +80,7 @@ def open_video(
             raise VideoError(path, f'has pictures of {ctx.width} x {ctx.height}, more than '
                                    f'{MAX_PIXELS:,} pixels; set FSTCN_MAX_PIXELS to allow them')
         ctx.thread_count = 1
-        # a broken picture is reported
-        ctx.options = {'err_detect': 'explode', 'max_pixels': str(MAX_PIXELS)}
+        ctx.options = {'err_detect': 'explode', 'max_pixels': str(MAX_PIXELS)} # damage is told
         yield container, stream
 
 # %% ../nbs/data/12_decoding.ipynb #0fbf7a37
@@ -93,15 +93,11 @@ class Damage:
 _MOST_KEPT = 300 # packets since a keyframe that may have to be decoded again
 
 class _Decoder:
-    """Pictures in order of presentation.
-
-    After damage it goes on at the next picture that needs nothing earlier.
-    """
+    "Pictures in order of presentation; after damage, from the next that needs nothing earlier."
     def __init__(self, container, stream, damage):
         self.stream, self.ctx, self.damage = stream, stream.codec_context, damage
         self.codec, self.extradata = self.ctx.name, bytes(self.ctx.extradata or b'')
-        # in transport streams it may be no more than a counter that jumped
-        self.trusts_mark = container.format.name != 'mpegts'
+        self.trusts_mark = container.format.name != 'mpegts' # there a counter may have jumped
         self.times = [] # of all packets; a packet's place is its stamp
         self.key, self.group = None, [] # stamp of the last keyframe, packets since
         self.lost = False # nothing is decoded until the next keyframe
@@ -147,7 +143,9 @@ class _Decoder:
             # in MPEG-4 what a B-picture needs is marked as damaged only when it comes out, later
             if self.codec == 'mpeg4' and frame.pict_type == PictureType.B: continue
             yield from self._release()
-        if why and self.n: yield from self._recover(packet, why)
+        # what a file that begins in the middle lacks is no damage
+        begun = self.n or self.key is not None and not self._leads(packet)
+        if why and begun: yield from self._recover(packet, why)
         elif not packet.size: yield from self._release()
 
     def _release(self):
@@ -295,10 +293,7 @@ def _decode_all(path):
 def probe_video(
     path:str|Path, # the video file
 ) -> VideoInfo: # decodable frames, frame rate, size, codec
-    """Describe a video by decoding all of it, once for each version of the file.
-
-    Raises `VideoError`.
-    """
+    "Describe a video by decoding it, once for each version of the file. Raises `VideoError`."
     facts = known_facts(path)
     if 'info' not in facts: facts['info'] = _decode_all(path)
     info = facts['info']

@@ -25,14 +25,14 @@ from .folders import hold_out
 from .fusion import FUSIONS
 from .inference import Recognizer
 from .scores import Scores, accuracies, score_videos
-from .checkpoint import TrainedOn, read_tensors
+from .checkpoint import TrainedOn, load_weights
 from .model import FstCN, FstCNConfig
 from .records import environment, write_lines
 from .loading import Reader, VideoReader
-from .runs import TrainConfig
+from .runs import TrainConfig, check_free
 from .initialization import initialize
 from .training import train
-from .decoding import VideoError
+from .check import look_at
 from .visualize import plot_confusion, plot_history
 
 # %% ../nbs/practice/59_experiments.ipynb #6e9aff7d
@@ -153,17 +153,6 @@ def _training_figures(model, history):
             'clips_per_s': mean('clips_per_s'), 'waiting': mean('waiting'),
             'short_videos': last['short'], 'skipped_videos': last['skipped']}
 
-def _readable(videos, reader, on_error):
-    "The videos that can be opened, and the names of the others: before hours of training."
-    found, broken = [], []
-    for v in videos:
-        try: reader.n_frames(v.path)
-        except VideoError:
-            if on_error == 'raise': raise
-            broken.append(Path(v.path).name)
-        else: found.append(v)
-    return tuple(found), broken
-
 def _refuse_leaks(weights, split, seen):
     "Weights that have learned from test videos would flatter the result."
     known = leaked_videos(split, seen)
@@ -195,10 +184,12 @@ def run_experiment(
 ) -> dict: # the record, also in `record.json`
     """Train, score and record. Writes model.safetensors, history.csv, train.json, curves.png and,
     if there are test videos, scores.npz and confusion.png. With a share to validate, the
-    best network on videos held out is scored. Raises what training and reading raise, for test
+    best network on videos held out is scored. Raises what training and reading raise, for all
     videos before training, and `DatasetError` for weights that have learned from them; with
-    `on_error='skip'` those that cannot be opened are left out and named in the record."""
+    `on_error='skip'` those that cannot be read are left out. The record names them, and those
+    that are damaged."""
     out = Path(out)
+    check_free(out, resume)
     torch.manual_seed(settings.seed)
     model = FstCN(network) if isinstance(network, FstCNConfig) else network()
     began_with = initialize(model, weights, split.classes) if weights is not None else None
@@ -208,17 +199,25 @@ def run_experiment(
         raise ValueError(f'no training video can be held out: validate is {validate}, and the '
                          f'{len(learn)} training videos are of one group, or too few. '
                          'Leave validate out, or name groups')
-    opener = reader or VideoReader(model.config.short_side)
-    valid, broken = _readable(valid, opener, settings.on_error)
-    test, more = _readable(split.test, opener, settings.on_error)
-    data = {'name': name, 'classes': len(split.classes),
-            'train': len(learn), 'valid': len(valid), 'test': len(test),
-            'unreadable': broken + more,
-            'checksum': checksum(split)} # reads all files: before training
+    data = {
+        'name': name,
+        'classes': len(split.classes),
+        'checksum': checksum(split), # reads all files: before training
+        'unreadable': [],
+        'damaged': []}
+    readable = {}
+    for part, videos in {'train': learn, 'valid': valid, 'test': split.test}.items():
+        seen = look_at(
+            videos, reader or VideoReader(model.config.short_side), part, settings.on_error,
+            settings.workers, settings.timeout, progress)
+        readable[part], data[part] = seen.readable, len(seen.readable)
+        data['unreadable'] += seen.unreadable
+        data['damaged'] += seen.damaged
+    valid, test = readable['valid'], readable['test']
     history = train(model, learn, settings, reader, out, device, progress, split.classes, valid,
                     resume, name, began_with and began_with.sha256)
     checkpoint = 'best.safetensors' if valid else 'model.safetensors'
-    if valid: model.load_state_dict(read_tensors(out/checkpoint)[0])
+    if valid: load_weights(model, out/checkpoint)
     seconds = sum(len(learn)/row['clips_per_s'] for row in history)
     record = {
         'checkpoint': checkpoint,

@@ -8,6 +8,7 @@ __all__ = ['EXPORTS', 'ClipPairNetwork', 'export_program', 'export_model', 'netw
 # %% ../nbs/practice/48_export.ipynb #b93bfdbc
 import copy
 import importlib.util
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -93,7 +94,10 @@ def _write_onnx(program, facts, path):
     onnx.save(path, external_data=False)
 
 def _write_pt2(program, facts, path):
-    torch.export.save(program, path, extra_files={'fstcn': json.dumps(facts)})
+    # to memory first: where a disk is full, PyTorch's own writing ends the interpreter
+    written = io.BytesIO()
+    torch.export.save(program, written, extra_files={'fstcn': json.dumps(facts)})
+    path.write_bytes(written.getbuffer())
 
 EXPORTS = {'.onnx': _write_onnx, '.pt2': _write_pt2}
 

@@ -7,6 +7,8 @@ __all__ = ['IMAGE_SUFFIXES', 'frame_files', 'read_image', 'FrameFolder', 'FrameA
 
 # %% ../nbs/data/28_frame_folders.ipynb #8e93a898
 import re
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .files import is_utf8
-from .decoding import VideoError
+from .decoding import MAX_PIXELS, VideoError
 from .video import resize_frame
 from .guard import Guard
-from .splits import DatasetError
+from .splits import DatasetError, name_some
 from .datasets import find_videos
 
 # %% ../nbs/data/28_frame_folders.ipynb #3cbb6ef6
@@ -35,31 +38,60 @@ def _natural(file):
 def _is_image(file):
     return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')
 
-def frame_files(
-    folder:str|Path, # folder of images
-) -> list[Path]: # its images in the order of the numbers in their names
-    """The images of a folder of frames.
-
-    Raises `VideoError` if there is none, or the folder cannot be read."""
+def _images(folder):
     if not is_utf8(folder): raise VideoError(folder, 'the name is not UTF-8. Rename it')
-    try: files = [file for file in Path(folder).iterdir() if _is_image(file)]
+    try: return [file for file in Path(folder).iterdir() if _is_image(file)]
     except OSError as e:
         why = f'cannot be read as a folder of frames ({e.strerror or e})'
         raise VideoError(folder, why) from e
+
+def _sequences(files):
+    "Names without their numbers, and how many have them; endings count where all else is equal."
+    twice = len({file.stem for file in files}) < len(files)
+    names = [file.name if twice else file.stem for file in files]
+    return Counter(re.sub('[0-9]+', '#', name) for name in names)
+
+def frame_files(
+    folder:str|Path, # folder of images
+) -> list[Path]: # its images in the order of the numbers in their names
+    """The images of a folder of frames. Raises `VideoError` if there is none, if they are not of
+    one sequence, or the folder cannot be read."""
+    files = _images(folder)
     if not files:
         suffixes = ' '.join(sorted(IMAGE_SUFFIXES))
         why = f'is a folder without frames: there is no image ({suffixes}) in it'
         raise VideoError(folder, why)
+    sequences = _sequences(files)
+    if len(sequences) > 1:
+        found = name_some([f'{sequences[name]} x {name}' for name in sorted(sequences)])
+        why = f'holds images of more than one sequence ({found}): keep one film in a folder'
+        raise VideoError(folder, why)
     return sorted(files, key=_natural)
 
 # %% ../nbs/data/28_frame_folders.ipynb #f01de005
+def _check_pixels(file):
+    "A picture may claim any size: nothing is decoded, or made room for, before it is known."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning) # our limit counts
+            with Image.open(file) as image: width, height = image.size
+    except UnidentifiedImageError as e: raise VideoError(file, 'is not a readable image') from e
+    except OSError as e: raise VideoError(file, f'cannot be read ({e.strerror or e})') from e
+    except (Image.DecompressionBombError, SyntaxError, ValueError) as e:
+        raise VideoError(file, f'is not a readable image ({e})') from e
+    if width*height > MAX_PIXELS:
+        raise VideoError(file, f'is a picture of {width} x {height}, more than '
+                               f'{MAX_PIXELS:,} pixels; set FSTCN_MAX_PIXELS to allow it')
+
 def read_image(
     file:Path, # the image
 ) -> np.ndarray: # uint8 (h,w,3), RGB
     "An image as a picture. Raises `VideoError`."
+    _check_pixels(file)
     try: data = np.fromfile(file, np.uint8)
     except OSError as e: raise VideoError(file, f'cannot be read ({e.strerror or e})') from e
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    try: image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as e: raise VideoError(file, 'is not a readable image') from e
     if image is None: raise VideoError(file, 'is not a readable image')
     return image[..., ::-1]
 
@@ -131,7 +163,6 @@ def videos_in(
     path = Path(path)
     if not path.is_dir(): return [path]
     try: return find_videos(path)
-    except DatasetError as nothing:
-        try: frame_files(path)
-        except VideoError: raise nothing from None
+    except DatasetError:
+        if not _images(path): raise
         return [path]

@@ -20,13 +20,13 @@ from .model import FstCN
 from .learning import frames_stage
 from .splits import VideoSplit, checksum
 from .loading import Reader
-from .checkpoint import read_tensors
+from .checkpoint import load_weights
 from .weights import fetch_weights
 from .inference import Recognizer
 from .scores import Scores
 from .runs import FREE
 from .initialization import initialize
-from .records import RECORDS, read_lines, write_record
+from .records import RECORDS, read_jobs, write_record
 from .experiments import accuracy_by_views, compare_weights, run_experiment, score_together
 from .plan import BUILDERS, STREAMS, Job, settings_for, table_rows
 
@@ -47,7 +47,7 @@ def find_record(
     results:str|Path, # folder of the records
 ) -> dict|None: # its record; None: not done yet
     "What was recorded of a job."
-    for record in read_lines(Path(results)/RECORDS):
+    for record in read_jobs(results):
         if record['kind'] == 'network' and record['job'] == job.fields: return record
     return None
 
@@ -67,10 +67,10 @@ def check_record(
     asked = json.loads(json.dumps(recipe)) # tuples as lists
     asked['checksum of the videos'] = checksum(split)
     asked['weights to begin with'] = begin and _weights_sha256(begin)
-    begun = (record.get('frames') or record)['weights']
-    found = record['train'] | record['config']
-    found['checksum of the videos'] = record['data']['checksum']
-    found['weights to begin with'] = begun and begun['sha256']
+    begun = (record.get('frames') or record).get('weights')
+    found = (record.get('train') or {}) | (record.get('config') or {})
+    found['checksum of the videos'] = record['data'].get('checksum')
+    found['weights to begin with'] = begun and begun.get('sha256')
     differ = []
     for k, v in asked.items():
         # what an older record does not have was not there to be set
@@ -101,7 +101,7 @@ def check_records(
                 f'or ImageNet; this is {began}')
     names = {n for row in table_rows(tables) for n in row.networks}
     of_split = {j.split: j for j in jobs}
-    for record in read_lines(Path(results)/RECORDS):
+    for record in read_jobs(results):
         found = record['job']
         if record['kind'] != 'network' or found['network'] not in names: continue
         if found['split'] not in of_split: continue
@@ -155,7 +155,7 @@ def run_job(
 
     def score(videos, n_clips):
         model = build()
-        model.load_state_dict(read_tensors(out/'model.safetensors')[0])
+        load_weights(model, out/'model.safetensors')
         recognizer = Recognizer(model, split.classes, n_clips, device=device)
         return score_together(recognizer, videos, reader, min(settings.workers, 1), progress)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .files import atomic
+from .files import atomic, check_fields, claim, json_object
 from .decoding import VideoError
 from .guard import Guard
 from .inference import Recognizer
@@ -44,14 +44,19 @@ def _read_rows(path, network):
     data = path.read_bytes()
     end = data.rfind(b'\n') + 1
     whole, torn = data[:end], data[end:]
-    try: rows = [json.loads(line) for line in whole.splitlines()]
-    except ValueError as e: raise refusal(f'{others} ({e})') from e
+    rows, text = [], str | None
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            rows.append(json_object(line))
+            check_fields(rows[-1], video=str, error=text, warning=text, bytes=int | None)
+            if 'error' not in rows[-1]: raise ValueError('it has no error')
+        except ValueError as e:
+            raise refusal(f'{others} (line {number}: {str(e)[:100]})') from e
     for row in rows:
-        if not isinstance(row, dict) or not {'video', 'error'} <= row.keys():
-            raise refusal(others)
         if row.get('network') != network:
             which = row.get('network', 'of which, it does not say')
-            raise refusal(f'results of another network or other settings ({which}; now {network})')
+            what = 'results of another network or other settings'
+            raise refusal(f'{what} ({which!s:.80}; now {network})')
     begin = b'{"video": '
     if not rows and torn[:len(begin)] != begin[:len(torn)]:
         raise refusal(others)
@@ -62,7 +67,7 @@ def _read_rows(path, network):
 class Outcome:
     "What became of one of many videos."
     error:str = '' # why it could not be read; empty when it could
-    warning:str = '' # that it breaks off, when and why; empty when it does not
+    warning:str = '' # that it is read in part, and why; empty where it is whole
     new:bool = True # looked at in this call; False: the results held it already
 
 def _bytes(video):
@@ -86,7 +91,6 @@ class _Lines:
     "Results of `videos`, a JSON object a line; lines that are out of date are taken out."
     def __init__(self, path, network, videos):
         self.path, self.network = Path(path), network
-        if self.path.suffix.lower() != '.jsonl': raise ValueError(_not_jsonl(self.path))
         rows, torn = _read_rows(self.path, network) if self.path.exists() else ([], False)
         self.rows, self.done = [], {}
         asked = [row for row in rows if row['video'] in videos]
@@ -99,7 +103,6 @@ class _Lines:
         self.changed = torn or len(again) > 0
 
     def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.resolve()
         if self.changed:
             lines = ''.join(json.dumps(row) + '\n' for row in self.rows)
@@ -139,7 +142,7 @@ def _read_ahead(read, videos, workers):
             ahead.append((video, pool.submit(read, video)))
             if len(ahead) == workers + 2: yield ahead.popleft()
         while ahead: yield ahead.popleft()
-    finally: pool.shutdown(cancel_futures=True)
+    finally: pool.shutdown(wait=False, cancel_futures=True)    # the guard ends them
 
 def predict_many(
     recognizer:Recognizer, # network, class names, number of clip pairs, fusion
@@ -154,13 +157,18 @@ def predict_many(
 
     Of those in the file, unreadable ones and files of another size are tried again.
     Raises `ValueError` for a file that holds something else, or results of another network
-    or other settings."""
+    or other settings, `OSError` while another process writes there."""""
     if top_k < 1 or workers < 1:
         raise ValueError(f'top_k and workers must be at least 1, got {top_k} and {workers}')
+    if Path(out).suffix.lower() != '.jsonl': raise ValueError(_not_jsonl(Path(out)))
     videos = dict.fromkeys(map(str, videos))
     top_k = min(top_k, len(recognizer.classes))
     network = _network(recognizer, top_k)
-    with _Lines(out, network, videos) as lines, Guard(timeout, workers) as guard:
+    with (
+        claim(out),
+        _Lines(out, network, videos) as lines,
+        Guard(timeout, workers) as guard,
+    ):
         todo = [video for video in videos if video not in lines.done]
         read = partial(_read_whole, recognizer, guard)
         hidden = None if progress else True

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECORDS', 'environment', 'read_lines', 'write_lines', 'replace_lines', 'write_record', 'check_replaceable',
-           'read_records', 'equal_seeds', 'mean_and_std', 'mean_difference']
+           'read_jobs', 'read_records', 'equal_seeds', 'mean_and_std', 'mean_difference']
 
 # %% ../nbs/practice/58_records.ipynb #61f0b703
 import json
@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from scipy.stats import ttest_ind, ttest_rel
 
-from .files import atomic
+from .files import atomic, check_fields, json_object
 
 # %% ../nbs/practice/58_records.ipynb #982efc14
 def environment(
@@ -73,17 +73,18 @@ def _tidy(x):
 
 def read_lines(
     path:str|Path, # a table of records, each a line of JSON
+    check:Callable[[dict],None]|None=None, # raises ValueError for what is no record of this kind
 ) -> list[dict]: # its records, none if there is no such file
     "Read a table. Raises `ValueError` for a line that is no record."
     records = []
     if not Path(path).exists(): return records
-    lines = Path(path).read_text(encoding='utf-8').splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
         try:
-            records.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            at = f'{path}, line {number}'
-            raise ValueError(f'{at}: not a record; repair it, or name another file') from None
+            records.append(json_object(line))
+            if check: check(records[-1])
+        except ValueError as e:
+            raise ValueError(f'{path}, line {number}: not a record ({str(e)[:100]}); '
+                             'repair it, or name another file') from None
     return records
 
 def write_lines(
@@ -133,6 +134,27 @@ def check_replaceable(
         raise ValueError(f'{file}: the record of a training, and would be replaced; '
                          'choose another --out')
 
+# %% ../nbs/practice/58_records.ipynb #2d767d8b
+def _check_job(record):
+    "Raise `ValueError` unless a record has what tables and jobs need of it."
+    number = int | float
+    check_fields(record, kind=str, job=dict)
+    check_fields(record['job'], data=str, network=str, split=int, seed=int, size=str, series=str)
+    if record['kind'] != 'network': return
+    check_fields(
+        record, data=dict, parameters=int, accuracy=dict, minutes=dict, train=dict | None,
+        config=dict | None, weights=dict | None, frames=dict | None, of=dict | None,
+        clip_accuracy=number | None, training_accuracy=number | None)
+    check_fields(record['data'], test=int, classes=int, checksum=str | None)
+    for name in ('accuracy', 'minutes'):
+        check_fields(record[name], **dict.fromkeys(record[name], number))
+
+def read_jobs(
+    results:str|Path, # folder of the table
+) -> list[dict]: # what was recorded of jobs, none if there is no table
+    "The table of what was trained. Raises `ValueError` for a line that is no record of a job."
+    return read_lines(Path(results)/RECORDS, _check_job)
+
 # %% ../nbs/practice/58_records.ipynb #2d767d8c
 _JOB = 'data', 'network', 'split', 'seed', 'size', 'series'
 _FIGURES = (
@@ -147,7 +169,7 @@ def _by_fusion(record):
     row = record['job'] | {
         'videos': record['data']['test'],
         'classes': record['data']['classes'],
-        'epochs': record.get('train', {}).get('epochs'),
+        'epochs': (record.get('train') or {}).get('epochs'),
         'minutes': sum(record['minutes'].values()),
         'training_accuracy': record.get('training_accuracy'),
         'parameters': record['parameters'],
@@ -169,7 +191,7 @@ def read_records(
     if unknown := set(job) - set(_JOB):
         raise ValueError(f'a job has {", ".join(_JOB)}, not {unknown}')
     rows = []
-    for record in read_lines(path):
+    for record in read_jobs(results):
         if record['kind'] != kind or not job.items() <= record['job'].items(): continue
         if kind == 'network':
             rows += _by_fusion(record)

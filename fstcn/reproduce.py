@@ -22,8 +22,8 @@ from .scores import Scores
 from .two_stream import fuse_two_stream
 from .baselines import network_cost
 from fstcn.records import (
-    RECORDS, environment, equal_seeds, mean_and_std, read_lines, read_records, replace_lines,
-    write_record,
+    RECORDS, environment, equal_seeds, mean_and_std, read_jobs, read_lines, read_records,
+    replace_lines, write_record,
 )
 from .experiments import paired_test
 from .plan import BUILDERS, STREAMS, Job, open_data, plan_jobs, table_rows
@@ -38,7 +38,7 @@ def _scores(job, work, results, name='scores.npz'):
     record = find_record(job, results)
     theirs = read_lines(folder/'record.json')
     if record is None or not theirs or not (folder/name).exists(): return None
-    if any(record[k] != theirs[0][k] for k in _SAME): return None
+    if any(record.get(k) != theirs[0].get(k) for k in _SAME): return None
     return Scores.load(folder/name)
 
 def _one_each(jobs):
@@ -64,14 +64,17 @@ def _fuse(job, work, results):
     parts = {s.network: find_record(s, results) for s in streams}
     of = dict(parts)
     for name, part in parts.items():
-        if part is not None: of[name] = {k: part[k] for k in _SAME}
+        if part is not None: of[name] = {k: part.get(k) for k in _SAME}
     before = find_record(both, results)
-    if before and before['of'] == of: return
+    if before and before.get('of') == of: return
     table, accuracy = Path(results)/RECORDS, _accuracy_of(streams, work, results)
     if accuracy is None:
         if before: replace_lines(table, lambda r: r == before, [])
         return
     a, b = parts.values()
+    minutes = {}
+    for k in ('training', 'scoring'):
+        minutes[k] = a['minutes'].get(k, 0) + b['minutes'].get(k, 0)
     write_record(table, {
         'kind': 'network',
         'job': both.fields,
@@ -79,7 +82,7 @@ def _fuse(job, work, results):
         'seed': job.seed,
         'accuracy': accuracy,
         'parameters': a['parameters'] + b['parameters'],
-        'minutes': {k: a['minutes'][k] + b['minutes'][k] for k in ('training', 'scoring')},
+        'minutes': minutes,
         'of': of,
     } | environment())
 
@@ -131,10 +134,11 @@ def _pair(job, split, work, results):
     def mine(record):
         if record['kind'] != 'paired': return False
         return record['job'] == replace(job, network=record['job']['network']).fields
-    before = [r for r in read_lines(Path(results)/RECORDS) if mine(r)]
+    before = [r for r in read_jobs(results) if mine(r)]
     known = {}
     for record in before:
-        if record['fstcn_right'] == same['fstcn_right']: known[record['job']['network']] = record
+        if record.get('fstcn_right') != same['fstcn_right']: continue
+        known[record['job']['network']] = record
     for name, theirs in right.items():
         found = {'kind': 'paired', 'job': replace(job, network=name).fields}
         found |= same | _compare(theirs, ours, groups)

@@ -156,8 +156,8 @@ def network_input(
     mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=pairs.device)*255
     clip, later = pairs.unbind(1)                                   # (b,t,h,w,3) each
     rgb = clip[torch.arange(clip.shape[0], device=clip.device), rgb_index]
-    if difference == 'signed': diff = later.to(dtype) - clip.to(dtype)
-    else: diff = frame_difference(clip, later).to(dtype)
+    diff = later.to(dtype) - clip.to(dtype)                         # exact; ONNX's bytes have none
+    if difference == 'absolute': diff = diff.abs()
     rgb = (rgb.to(dtype) - mean)*scale                              # (b,h,w,3)
     diff = diff*scale                                               # (b,t,h,w,3)
     return rgb.permute(0, 3, 1, 2), diff.permute(0, 1, 4, 2, 3)

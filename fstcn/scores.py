@@ -7,24 +7,29 @@ __all__ = ['accuracies', 'confusion_counts', 'Scores', 'score_videos', 'watched_
            'compare_fusions']
 
 # %% ../nbs/practice/45_scores.ipynb #63e07aa9
+import math
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from lzma import LZMAError
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .fusion import FUSIONS
 from .files import atomic
 from .decoding import VideoError
+from .readers import ReaderHung, ReaderKilled, watched_items
 from .splits import DatasetError, Video, VideoSplit, leaked_videos, name_some
 from .datasets import load_all, load_split
-from .loading import Reader, ReaderHung, ReaderKilled, TestClips, watched_items
+from .loading import Reader, TestClips
 from .shared_views import view_probabilities
 from .inference import Recognizer, fuse_scores
 
@@ -114,17 +119,52 @@ class Scores:
         return confusion_counts(self.predictions(fusion), self.labels, len(self.classes))
 
 # %% ../nbs/practice/45_scores.ipynb #c5543c02
+_UNREADABLE = (  # what NumPy and zipfile raise at damaged archives
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError, BadZipFile, LZMAError, TokenError, zlib.error,
+)
+
+def _array(archive, name):
+    "An array of an archive, if it is as long as its header says: memory is taken for the latter."
+    with archive.zip.open(f'{name}.npy') as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0}
+        read_header[2, 0] = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header[version](file)
+        held = archive.zip.getinfo(f'{name}.npy').file_size - file.tell()
+    if math.prod(shape)*dtype.itemsize != held: raise ValueError(f'{name} is not {shape}')
+    return archive[name]
+
 def _read_scores(path):
     "The fields of an archive of scores."
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            fields = {name: torch.from_numpy(z[name]) for name in ('probs', 'labels')}
-            if 'starts' in z.files: fields['starts'] = torch.from_numpy(z['starts'])
-            for name in ('names', 'classes'): fields[name] = tuple(z[name].tolist())
-            return fields
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as e:
-        raise ValueError(f'{path}: not an archive of scores; '
-                         'give a scores.npz that training or evaluation wrote') from e
+    with open(path, 'rb') as file:
+        try:
+            with np.load(file, allow_pickle=False) as z:
+                found = {name: _array(z, name) for name in ('probs', 'labels', 'names', 'classes')}
+                if 'starts' in z.files: found['starts'] = _array(z, 'starts')
+            _check_scores(**found)
+        except _UNREADABLE as e:
+            why = ' '.join(str(e).split())[:100]
+            raise ValueError(f'{path}: not an archive of scores ({why}); '
+                             'give a scores.npz that training or evaluation wrote') from e
+    for name, x in found.items():
+        found[name] = tuple(x.tolist()) if x.dtype.kind == 'U' else torch.from_numpy(x)
+    return found
+
+def _check_scores(probs, labels, names, classes, starts=None):
+    "Raise `ValueError` for arrays that are no scores, or not of the same videos and classes."
+    if probs.ndim != 4 or probs.dtype.kind != 'f' or not probs.size:
+        raise ValueError(f'probs are {probs.dtype} {probs.shape}')
+    videos, m, _, n = probs.shape
+    forms = {'labels': (labels, 'i', (videos,)), 'names': (names, 'U', (videos,)),
+             'classes': (classes, 'U', (n,))}
+    if starts is not None: forms['starts'] = starts, 'i', (videos, m)
+    for what, (x, kind, shape) in forms.items():
+        if (x.dtype.kind, x.shape) != (kind, shape):
+            raise ValueError(f'{what} are {x.dtype} {x.shape}, probs {probs.shape}')
+    if not ((probs >= 0) & (probs <= 1.001)).all(): raise ValueError('probs are not in [0,1]')
+    if not ((labels >= 0) & (labels < n)).all(): raise ValueError(f'labels beyond {n} classes')
+    if n < 2 or len(set(classes)) < n: raise ValueError('its classes are not told apart')
 
 # %% ../nbs/practice/45_scores.ipynb #b1e9d9b4
 def score_videos(
@@ -157,16 +197,17 @@ def watched_clips(
     path:Callable[[int],str|Path], # the video of item n
 ) -> Iterator: # the items
     "Items of a data set. Raises `VideoError`, also for a worker process that hangs or dies."
-    limit = timeout if workers else 0
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, timeout=limit)
+    if not 0 < timeout < float('inf'):
+        raise ValueError(f'timeout must be a positive number of seconds, got {timeout}')
     n = 0
     try:
-        for item in watched_items(loader):
+        for item in watched_items(dataset, workers, timeout, batch_size=None):
             if isinstance(item, VideoError): raise item
             yield item
             n += 1
     except ReaderKilled as e:
-        raise VideoError(path(n), 'reading it killed the process') from e
+        why = 'reading it killed the process, or there was no memory left for that'
+        raise VideoError(path(n), f'{why}; run again with fewer --workers (train: --resume)') from e
     except ReaderHung as e:
         raise VideoError(path(n), f'reading it did not end within {timeout:g} s') from e
 
@@ -188,7 +229,7 @@ def split_to_score(
     videos, or cannot be used; it names the option where that is the way out."""
     classes = recognizer.classes
     if every: return load_all(data, classes, split)
-    seed = recognizer.info.get('seed', 0)                # draws the held-out part of training
+    seed = recognizer.info.get('seed') or 0              # draws the held-out part of training
     try: videos = load_split(data, split, seed=seed)
     except DatasetError as e:
         raise DatasetError(f'{e}{_way_out(data, classes, split)}') from None

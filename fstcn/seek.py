@@ -93,8 +93,10 @@ def jump(
 
     Raises `VideoError` for a file that cannot be opened.
     """
-    index, info = _packet_index(path), probe_video(path)
-    agreed = index is not None and info.n_frames == len(index.number) and not info.damage
+    index = _packet_index(path)
+    if index is None: return
+    info = probe_video(path)
+    agreed = info.n_frames == len(index.number) and not info.damage
     if not agreed or wanted[-1] >= info.n_frames: return
     todo, want, keys = deque(wanted), set(wanted), set(index.key_packet)
     with open_video(path) as (container, stream):

@@ -58,14 +58,15 @@ class _Window:
     def __init__(self, video, clip, short_side):
         self.video, self.clip, self.short_side = video, clip, short_side
         self.offsets = set(clip.frames(0, clip.span).ravel().tolist())
-        self.begun, self.held = deque(), {}
+        self.begun, self.held, self.shape = deque(), {}, None
 
     def needs(self, i): return any(i - start in self.offsets for start in self.begun)
     def ends(self, n): return self.begun and n - self.begun[0] == self.clip.span
 
     def hold(self, i, picture):
         self.held[i] = frame = resize_frame(picture, self.short_side)
-        if frame.shape != next(iter(self.held.values())).shape:
+        self.shape = self.shape or frame.shape
+        if frame.shape != self.shape:
             why = f'frame {i} has another size than the frames before it'
             raise VideoError(self.video, why)
 
@@ -167,15 +168,20 @@ class Timeline:
         top:int=5, # how many classes to draw, those with the highest mean
     ) -> 'Figure': # the picture
         "Probability of the leading classes over time."
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
-        figure = Figure(figsize=(8, 3), layout='constrained')
-        axes = figure.subplots()
+
+        from fstcn.letters import legible
         leading = self.probs.mean(0).argsort(descending=True)[:top]
-        for c in leading.tolist():
-            axes.plot(self.seconds, self.probs[:, c], '.-', label=self.classes[c])
-        axes.set(xlabel='seconds', xlim=(0, self.duration))
-        axes.set(ylabel='probability', ylim=(0, 1))
-        axes.legend(loc='upper right', fontsize='small')
+        fonts, classes = legible(self.classes)
+        with rc_context(fonts):
+            figure = Figure(figsize=(8, 3), layout='constrained')
+            axes = figure.subplots()
+            for c in leading.tolist():
+                axes.plot(self.seconds, self.probs[:, c], '.-', label=classes[c])
+            axes.set(xlabel='seconds', xlim=(0, self.duration))
+            axes.set(ylabel='probability', ylim=(0, 1))
+            axes.legend(loc='upper right', fontsize='small')
         return figure
 
     def save(self,

@@ -16,19 +16,19 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from .model import FstCN
+from .files import claim
 from .learning import TrainingError, back_propagate, train_step
 from .splits import Video, fingerprint
-from fstcn.loading import (
-    ClipPairDataset, EpochSampler, Reader, ReaderHung, ReaderKilled, VideoReader, collate_pairs,
-    watched_items,
-)
+from .readers import ReaderHung, ReaderKilled, watched_items
+from .loading import ClipPairDataset, EpochSampler, Reader, VideoReader, collate_pairs
 from .devices import compile_network
 from .checkpoint import TrainedOn
-from .runs import EpochSums, Run, TrainConfig, make_accelerator
+from .epochs import EpochSums
+from .runs import Run, TrainConfig, make_accelerator
 from .validation import validate
 
 # %% ../nbs/practice/52_training.ipynb #6d45badd
@@ -71,11 +71,10 @@ class BatchPlan(Sampler):
 # %% ../nbs/practice/52_training.ipynb #625b8bfc
 def _batches(plan, data, config, device):
     "For each step its number, this process's parts, and the seconds that passed until they came."
-    loader = DataLoader(
-        data, batch_sampler=plan, collate_fn=collate_pairs, num_workers=config.workers,
-        timeout=config.timeout if config.workers else 0, pin_memory=device.type == 'cuda',
+    fetch = watched_items(
+        data, config.workers, config.timeout, collate_pairs,
+        batch_sampler=plan, pin_memory=device.type == 'cuda',
         generator=torch.Generator())    # its own: loading must not draw dropout's random numbers
-    fetch = watched_items(loader)
     for step in range(plan.start, plan.steps):
         since = time.perf_counter()
         try:
@@ -84,8 +83,9 @@ def _batches(plan, data, config, device):
             what = f'no batch within {config.timeout:g} s; one of these does not end'
             raise TrainingError(f'{what}; {_suspects(plan, step, data)}') from e
         except ReaderKilled as e:
-            what = 'a reading process was killed, by one of these or for lack of memory'
-            raise TrainingError(f'{what}; {_suspects(plan, step, data)}') from e
+            what = 'a reading process was killed, for lack of memory or by one of these'
+            go_on = 'go on with --resume (in Python resume=True), with fewer --workers'
+            raise TrainingError(f'{what}; {go_on}; {_suspects(plan, step, data)}') from e
         yield step, parts, time.perf_counter() - since
 
 def _suspects(plan, step, data):
@@ -189,36 +189,23 @@ def train(
     A row has epoch, lr, loss, accuracy, gradient (median length), cut (share of steps that the
     ceiling cut), clips_per_s, waiting, short and skipped; with `valid` also valid_*.
     Raises `ValueError` without videos, `VideoError` for an unreadable one, `TrainingError` when
-    training cannot go on, `CheckpointError` for a damaged state.
+    training cannot go on, `CheckpointError` for a damaged state, `OSError` while another
+    process trains into the same folder.
     """
     if not len(videos): raise ValueError('there are no videos to train on')
     accelerator = make_accelerator(config, device, out)
-    rank, world = accelerator.process_index, accelerator.num_processes
     first = accelerator.is_main_process
-    torch.manual_seed(config.seed + 1000*rank)
+    torch.manual_seed(config.seed + 1000*accelerator.process_index)
     model.to(accelerator.device, memory_format=torch.channels_last)
     reader = reader or VideoReader(model.config.short_side)
     run = Run(model, videos, config, accelerator, out, weights, classes, name)
-    run.find(resume)
-    if run.finished: return run.history
-
-    if first: model.trained_on = _formed_by(model, [*videos, *valid])
     data = ClipPairDataset(videos, model.config.crop_size, model.config.clip, reader, config.seed)
-    plan = BatchPlan(len(data), config, rank, world, run.step)
-    def look():
-        if not valid: return {}
-        return validate(model, valid, reader, accelerator, timeout=config.timeout)
-
-    if config.compile: compile_network(model)
-    wrapped = accelerator.prepare(model)
-    hidden = None if progress and first else True       # None: where there is no terminal
-    bar = tqdm(total=plan.steps, initial=run.step, desc='training', unit='step', disable=hidden)
-    with _determinism(config.deterministic), bar:
-        _steps(run, wrapped, plan, data, bar, look)
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
-    run.close()
-    for tracker in accelerator.trackers: tracker.finish()
-    accelerator.wait_for_everyone()
+    if out: Path(out).mkdir(parents=True, exist_ok=True)
+    with claim(out) if out and first else nullcontext():
+        run.find(resume)
+        if run.finished: return run.history
+        if first: model.trained_on = _formed_by(model, [*videos, *valid])
+        _to_the_end(run, data, valid, progress and first)
     return run.history
 
 # %% ../nbs/practice/52_training.ipynb #ad4e14cc
@@ -249,3 +236,23 @@ def _steps(run, wrapped, plan, data, bar, look):
                 waiting=f'{row["waiting"]:.0%}')
         bar.update()
         if run.due(): run.save()
+
+def _to_the_end(run, data, valid, progress):
+    "What is left of a run."
+    model, config, accelerator = run.net, run.config, run.accelerator
+    rank, world = accelerator.process_index, accelerator.num_processes
+    plan = BatchPlan(len(data), config, rank, world, run.step)
+    def look():
+        if not valid: return {}
+        return validate(model, valid, data.reader, accelerator, timeout=config.timeout)
+
+    if config.compile: compile_network(model)
+    wrapped = accelerator.prepare(model)
+    hidden = None if progress else True                 # None: where there is no terminal
+    bar = tqdm(total=plan.steps, initial=run.step, desc='training', unit='step', disable=hidden)
+    with _determinism(config.deterministic), bar:
+        _steps(run, wrapped, plan, data, bar, look)
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
+    run.close()
+    for tracker in accelerator.trackers: tracker.finish()
+    accelerator.wait_for_everyone()

@@ -6,6 +6,7 @@
 __all__ = ['plot_history', 'plot_confusion', 'saliency', 'plot_saliency', 'Explanation', 'explain']
 
 # %% ../nbs/practice/53_visualize.ipynb #06d0f6de
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from .model import FstCN
 from .writing import write_video
 from .splits import name_some
 from .inference import Recognizer
+from .letters import legible
 
 # %% ../nbs/practice/53_visualize.ipynb #0c5bc2c6
 def plot_history(
@@ -37,14 +39,15 @@ def plot_history(
     h = pd.DataFrame(history)
     if h.empty: raise ValueError('nothing to draw: the history has no epoch')
     columns = ['loss', 'accuracy']
-    if 'gradient' in h: columns.append('gradient')
+    has_gradients = {'gradient', 'cut'} <= set(h)
+    if has_gradients: columns.append('gradient')
     fig, axes = plt.subplots(1, len(columns), figsize=(4*len(columns), 2.8), dpi=80)
     for ax, column in zip(axes, columns, strict=True):
         sns.lineplot(h, x='epoch', y=column, ax=ax)
         for e in h.epoch[h.lr < .5*h.lr.shift()]: ax.axvline(e, color='gray', lw=.8, ls=':')
     axes[0].set(title='softmax loss, training clips', ylim=(0, None))
     axes[1].set(title='accuracy, training clips', ylim=(0, 1))
-    if 'gradient' in h:
+    if has_gradients:
         title = f'gradient, {h.cut.mean():.0%} of the steps cut'
         axes[2].set(title=title, ylabel='median length', yscale='log')
     fig.tight_layout()
@@ -52,7 +55,6 @@ def plot_history(
     return fig
 
 # %% ../nbs/practice/53_visualize.ipynb #4016aef1
-@plt.rc_context({'text.parse_math': False})       # a name is shown as it is, with its $
 def plot_confusion(
     counts:Tensor, # videos (n,n): true class by predicted class, as Scores.confusion gives them
     classes:Sequence[str], # class names, n of them
@@ -65,12 +67,14 @@ def plot_confusion(
     if shape != (n, n): raise ValueError(f'{n} class names for a matrix of shape {shape}')
     shares = counts/counts.sum(1, keepdim=True).clamp(min=1)
     side = min(2.5 + .35*n, 16)
-    fig, ax = plt.subplots(figsize=(side + .6, side), dpi=80)
-    sns.heatmap(pd.DataFrame(shares.numpy(), classes, classes), vmin=0, vmax=1, cmap='Blues',
-                annot=n <= 20, fmt='.2g', annot_kws={'size': 8}, square=True, cbar=False,
-                linewidths=.3, xticklabels=True, yticklabels=True, ax=ax)
-    ax.set(xlabel='recognized as', ylabel='performed', title=title)
-    fig.tight_layout()
+    fonts, (title, *classes) = legible([title, *classes])
+    with plt.rc_context(fonts):                         # a name is shown as it is, with its $
+        fig, ax = plt.subplots(figsize=(side + .6, side), dpi=80)
+        sns.heatmap(pd.DataFrame(shares.numpy(), classes, classes), vmin=0, vmax=1, cmap='Blues',
+                    annot=n <= 20, fmt='.2g', annot_kws={'size': 8}, square=True, cbar=False,
+                    linewidths=.3, xticklabels=True, yticklabels=True, ax=ax)
+        ax.set(xlabel='recognized as', ylabel='performed', title=title)
+        fig.tight_layout()
     plt.close(fig)
     return fig
 
@@ -189,7 +193,8 @@ def plot_saliency(
             'differences to the frames $d_t$ later': frame_difference(*pair).numpy(),
             'where their motion counts': list(map(_overlay, clip, heats))})
     fig = plt.figure(figsize=(1.4*w/h*sum(widths), 5.2), dpi=90, layout='constrained')
-    fig.suptitle(title, fontsize=10, parse_math=False)  # file names may hold a $
+    fonts, (title,) = legible([title])
+    with plt.rc_context(fonts): fig.suptitle(title, fontsize=10, parse_math=False)
     columns = fig.subfigures(1, len(parts), width_ratios=widths, squeeze=False)[0]
     for column, rows in zip(columns, parts, strict=True): _rows(column, rows)
     plt.close(fig)
@@ -238,9 +243,16 @@ class Explanation:
     film:Path # video file with the maps laid over
     sheet:Path # contact sheet, PNG, of the clip pair that is most certain of the label
     maps:dict[str,Tensor] # saliency of whole frames: 'rgb' (m,h,w) and/or 'diff' (m,t,h,w)
-    warning:str = '' # where and why the file breaks off; empty if it could all be decoded
+    warning:str = '' # that the file is read in part, and why; empty where it is whole
 
 # %% ../nbs/practice/53_visualize.ipynb #e6084f90
+def _file_name(text, most=200):
+    "Of letters, digits and few signs; what is longer than file systems allow ends in a checksum."
+    name = re.sub(r'[^\w.-]+', '_', text)
+    if len(name.encode()) <= most: return name
+    begin = name.encode()[:most].decode(errors='ignore')
+    return f'{begin}-{hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]}'
+
 def explain(
     recognizer:Recognizer, # the network, its class names and reader
     video:str|Path, # path of a video file
@@ -268,7 +280,7 @@ def explain(
     maps = _whole_frames(model, pairs, index)
 
     video, out = Path(video), Path(out)
-    stem = re.sub(r'[^\w.-]+', '_', f'{video.stem}-{label}')
+    stem = _file_name(f'{video.stem}-{label}')
     blur = min(frames.shape[1:3])/60
     heats = {k: _heat(m, blur) for k, m in maps.items()}
     rows = _panels(frames.numpy(), at, wanted, heats)

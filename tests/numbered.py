@@ -138,3 +138,38 @@ def fill_cache(root, paths, max_bytes, short_side):
     cache = FrameCache(root, short_side, max_bytes)
     while True:
         for p in paths: cache.read_frames(p, [0])
+
+
+def lose_packets(path, target, *lost):
+    "A copy of a file, all bytes of some of its packets zeroed."
+    with av.open(str(path)) as f: places = [(p.pos, p.size) for p in f.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for k in lost:
+        begin, size = places[k]
+        data[begin:begin + size] = bytes(size)
+    target.write_bytes(data)
+    return target
+
+
+def change_size(target, *heights, n=20):
+    "A film whose pictures change their size after `n`."
+    data = b''
+    for height in heights:
+        part = target.with_name(f'{height}.mjpeg')
+        data += write_numbered(part, n=n, size=(height, 160), codec='mjpeg').read_bytes()
+        part.unlink()
+    target.write_bytes(data)
+    return target
+
+
+def change_packets(source, target, change):
+    "Copy a film into another container; `change(k, data)` gives the bytes of packet `k`."
+    with av.open(str(source)) as inp, av.open(str(target), 'w') as out:
+        stream = inp.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for k, old in enumerate(packet for packet in inp.demux(stream) if packet.size):
+            new = av.Packet(change(k, bytes(old)))
+            new.pts, new.dts, new.time_base = old.pts, old.dts, old.time_base
+            new.duration, new.is_keyframe, new.stream = old.duration, old.is_keyframe, copy
+            out.mux(new)
+    return target

@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fstcn.checkpoint import (
     CheckpointError,
@@ -16,6 +17,7 @@ from fstcn.checkpoint import (
     save_checkpoint,
 )
 from fstcn.model import FstCN, FstCNConfig
+from odd import ODD, places, with_odd
 
 NAMES = ('bend', 'clap', 'run', 'walk')
 
@@ -84,12 +86,15 @@ def test_head_without_a_format(tmp_path):
     assert 'but not of fstcn' in refusal(file, ForeignFileError)
 
 
+NAMED = {'format': 2, 'classes': ['a', 'b'], 'info': {}}
+
+
 @pytest.mark.parametrize('head, said', [
     ({'format': 9}, 'newer than this version'),
     ({'format': 1, 'config': {}}, 'header cannot be used'),
-    ({'format': 1, 'config': {'n_classes': 2, 'wings': 4}}, 'wings'),
-    ({'format': 1, 'config': {'n_classes': 2}, 'classes': ['a', 'b'], 'info': {}}, 'do not fit'),
-    ({'format': 2, 'network': 'Wings'}, "'Wings' is none of the networks"),
+    (NAMED | {'config': {'wings': 1}}, 'wings'),
+    (NAMED | {'config': {'n_classes': 2}}, 'do not fit'),
+    (NAMED | {'config': {}, 'network': 'Wings'}, "'Wings' is none of the networks"),
 ])
 def test_head_that_cannot_be_used(tmp_path, head, said):
     assert said in refusal(write(tmp_path/'odd.safetensors', head))
@@ -109,3 +114,53 @@ def test_what_older_files_know_of_their_videos():
 @pytest.mark.parametrize('known', [TrainedOn(), TrainedOn(('1f', '2c'), False)])
 def test_what_a_file_knows_of_its_videos(known):
     assert knows({'trained_on': asdict(known)}) == known
+
+
+def head_of(file):
+    with safe_open(file, 'pt') as f:
+        return json.loads(f.metadata()['fstcn'])
+
+
+@pytest.mark.faults
+def test_an_odd_head_is_refused_or_does_no_harm(tmp_path):
+    "Numbers for names, null, lists, sizes beyond all measure: nothing but a CheckpointError."
+    config = FstCNConfig.small(4, crop_size=76, short_side=76, fc_sizes=(8, 8), path='scl')
+    net = FstCN(config).eval()
+    net.trained_on = TrainedOn(('1f', '2c'), False)
+    file = save_checkpoint(tmp_path/'net.safetensors', net, NAMES, data={'name': 'x'}, seed=0)
+    weights, head = load_file(file), head_of(file)
+    odd = tmp_path/'odd.safetensors'
+    refused = 0
+    for at in places(head):
+        for value in ODD:
+            text = json.dumps(with_odd(head, at, value))
+            save_file(weights, odd, metadata={'fstcn': text})
+            try: model, classes, info = load_checkpoint(odd)
+            except CheckpointError as e:
+                assert str(e).startswith(str(odd)) and '\n' not in str(e) and len(str(e)) < 500
+                refused += 1
+            else:
+                assert set(map(type, classes)) == {str} and isinstance(info, dict), (at, value)
+                assert isinstance(model.trained_on.complete, bool)
+                config = model.config
+                assert 2*config.n_frames*config.short_side**2 <= 2**26
+    assert refused > 300
+
+
+@pytest.mark.faults
+def test_brackets_without_an_end_are_no_head(tmp_path):
+    save_file({'w': torch.ones(1)}, tmp_path/'deep.safetensors', metadata={'fstcn': '['*100_000})
+    assert 'nested too deeply' in refusal(tmp_path/'deep.safetensors')
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('change', [
+    lambda x: x.int(), lambda x: x.to(torch.float8_e4m3fn), lambda x: x[..., None], lambda x: x[:1],
+])
+def test_weights_of_another_form(tmp_path, small, change):
+    file = save_checkpoint(tmp_path/'net.safetensors', small, NAMES)
+    weights = load_file(file)
+    text = json.dumps(head_of(file))
+    changed = weights | {'scl.conv1.bias': change(weights['scl.conv1.bias']).contiguous()}
+    save_file(changed, file, metadata={'fstcn': text})
+    assert 'weights' in refusal(file)

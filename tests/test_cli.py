@@ -346,8 +346,34 @@ def test_no_test_video_can_be_read(shell):
     code, out, err = shell('fstcn train torn --out torn-run --epochs 1 --workers 1 --on-error skip')
     assert (code, err) == (0, '')
     assert '\nnone of the 2 test videos could be read: nothing was scored\n' \
-           'not looked at, since they cannot be opened: ' in out, out
+           'left out, since they cannot be read: ' in out, out
     assert all(path.name in out for path in broken), out
+
+
+@pytest.mark.faults
+def test_videos_that_are_read_in_part_are_named(shell):
+    hurt = shell.folder/'hurt'
+    shutil.copytree(shell.folder/'data', hurt)
+    split = load_split(hurt, 1)
+    names = split.train[0].path.name, split.test[0].path.name
+    for video in (split.train[0], split.test[0]):
+        data = video.path.read_bytes()
+        video.path.write_bytes(data[:len(data)*4//5])
+    out = shell.does(f'fstcn train hurt --out hurt-run {QUICK}')
+    assert f'\n2 videos are damaged and read in part: {names[0]}, {names[1]}; `fstcn check`' in out
+    code, out, err = shell('fstcn evaluate hurt -c hurt-run/model.safetensors --clips 1 --out hurt-ev')
+    assert code == 0 and f'1 videos are damaged and read in part: {names[1]};' in err, err
+    for folder, n in {'hurt-run': 2, 'hurt-ev': 1}.items():
+        damaged = json.loads((shell.folder/folder/'record.json').read_text())['data']['damaged']
+        assert tuple(found['video'] for found in damaged) == names[2 - n:]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('seconds', ['inf', 'nan', '0', '-1'])
+@pytest.mark.parametrize('command', ['check data', f'predict {FILM} {NET}'])
+def test_a_time_limit_is_a_number_of_seconds(shell, command, seconds):
+    code, out, err = shell(f'fstcn {command} --timeout {seconds}')
+    assert (code, out) == (2, '') and '--timeout' in err and 'Traceback' not in err, err
 
 
 @pytest.mark.parametrize('command', [
@@ -666,7 +692,6 @@ def test_a_file_that_breaks_off(shell):
     inbox = shell.folder/'inbox'
     inbox.mkdir()
     shutil.copy(shell.folder/FILM, inbox/'ok.avi')
-    (inbox/'cover.jpg').write_bytes(b'beside a video, a picture is none')
     many = f'fstcn predict inbox {NET} --clips 1 -o inbox.jsonl'
     assert shell.does(many).startswith('1 videos recognized')
     frames = read_frames(shell.folder/FILM, range(40))
@@ -683,7 +708,7 @@ def test_a_file_that_breaks_off(shell):
     for code, _, err in told:
         assert (code, err) == (0, line)
     # 6 frames at 25 a second
-    assert line.startswith('fstcn: warning: inbox/hurt.mp4 breaks off after 0.2 s ('), line
+    assert line.startswith('fstcn: warning: inbox/hurt.mp4 is read in part, up to 0.2 s ('), line
     assert line.count('\n') == 1
     warning = line.strip().partition('hurt.mp4 ')[2]
     assert json.loads(told[1][1])['warning'] == warning

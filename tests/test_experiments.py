@@ -3,8 +3,14 @@ from unittest.mock import Mock, patch
 
 import pytest
 import torch
+from numbered import change_size, lose_packets, write_numbered
 
 import fstcn.experiments
+from fstcn.cache import FrameCache
+from fstcn.check import check_videos, look_at, tell_damage
+from fstcn.decoding import VideoError
+from fstcn.learning import TrainingError
+from fstcn.loading import VideoReader
 from fstcn.splits import Video, VideoSplit
 from fstcn.benchmarks import ucf101
 from fstcn.experiments import _write_results, run_experiment, score_together
@@ -38,6 +44,9 @@ def bad(tmp_path):
 
 def run(split, settings, out, **options):
     return run_experiment(split, TINY, settings, out, device='cpu', progress=False, **options)
+
+
+def recognizer(): return Recognizer(FstCN(TINY), ['a', 'b'], 2, device='cpu')
 
 
 def never(): return patch.object(fstcn.experiments, 'train', side_effect=ZeroDivisionError)
@@ -104,3 +113,80 @@ def test_two_processes_score_as_one_does(split):
     assert (got.names, got.classes) == (wanted.names, wanted.classes)
     with pytest.raises(RuntimeError, match='3 videos were to be scored once each'):
         as_process(1, lambda part: part, recognizer, videos)
+
+
+@pytest.fixture(scope='module')
+def films(tmp_path_factory):
+    "A whole film, one damaged in the middle, one whose pictures change their size."
+    folder = tmp_path_factory.mktemp('films')
+    whole = write_numbered(folder/'whole.mp4', n=60, size=(96, 160), codec='libx264', gop=12)
+    hurt = lose_packets(whole, folder/'hurt.mp4', 30)
+    return whole, hurt, change_size(folder/'both.mjpeg', 96, 112)
+
+
+def readers(folder):
+    "Of the files, through a cache, and through one that has no room."
+    return VideoReader(90), FrameCache(folder/'a', 90), FrameCache(folder/'b', 90, max_bytes=10)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('kind', range(3))
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.filterwarnings('ignore:.*the frame cache is full')
+def test_before_a_run_every_video_is_looked_at(films, tmp_path, kind, workers):
+    whole, hurt, both = (Video(path, 0) for path in films)
+    reader = readers(tmp_path)[kind]
+    for _ in range(2):                     # found out, and remembered or kept in the cache
+        seen = look_at([whole, both, hurt], reader, 'valid', 'skip', workers)
+        assert (seen.readable, seen.unreadable) == ((whole, hurt), ('both.mjpeg',))
+        (damaged,) = seen.damaged
+        assert (damaged['video'], damaged['part']) == ('hurt.mp4', 'valid')
+        assert damaged['reason'] == check_videos(films[1:2], progress=False).reason[0].split(';')[0]
+    with pytest.raises(VideoError, match='both.mjpeg'):
+        look_at([whole, both, hurt], reader, 'valid', 'raise', workers)
+    assert tell_damage(()) == ''
+    assert tell_damage(seen.damaged).startswith('1 videos are damaged and read in part: hurt.mp4;')
+
+
+@pytest.mark.faults
+def test_a_size_that_changes_is_refused_before_training(split, films, tmp_path):
+    both = films[2]
+    told = f'{both}: the size of its pictures changes at frame 20; leave it out, or write it anew'
+    with pytest.raises(VideoError) as e: VideoReader().n_frames(both)
+    assert str(e.value).startswith(told)
+    with pytest.raises(VideoError) as e: recognizer().predict(both)
+    assert str(e.value).startswith(told)
+    for part in ('train', 'test'):
+        parts = {'train': split.train, 'test': split.test}
+        parts[part] += (Video(both, 0),)
+        with never(), pytest.raises(VideoError) as e:
+            run(VideoSplit(split.classes, **parts), ONCE, tmp_path/'never')
+        assert str(e.value).startswith(told) and not (tmp_path/'never').exists()
+    row = check_videos([both], progress=False).iloc[0]
+    assert row.status == 'damaged' and row.reason.startswith('the size of the pictures changes at')
+
+
+@pytest.mark.faults
+def test_what_is_read_in_part_or_not_at_all_is_in_the_record(split, films, tmp_path):
+    whole, hurt, both = (Video(path, 0) for path in films)
+    more = VideoSplit(split.classes, (*split.train, hurt, both), (*split.test, hurt))
+    with patch.object(fstcn.experiments, 'checksum', return_value=''):
+        record = run(more, SKIP, tmp_path/'run')
+    data = record['data']
+    assert data['unreadable'] == ['both.mjpeg'] and record['skipped_videos'] == 1
+    parts = [(found['video'], found['part']) for found in data['damaged']]
+    assert parts == [('hurt.mp4', 'train'), ('hurt.mp4', 'test')]
+    assert (data['train'], data['test']) == (len(split.train) + 1, len(split.test) + 1)
+    assert read_lines(tmp_path/'run'/'record.json')[0]['data'] == data
+
+
+@pytest.mark.faults
+def test_resuming_names_the_videos_that_are_gone(split, tmp_path):
+    out, often = tmp_path/'run', TrainConfig(epochs=4, batch_size=2, workers=0, save_every=0)
+    with patch('fstcn.runs.Run.close', side_effect=InterruptedError):
+        with pytest.raises(InterruptedError): run(split, often, out)
+    fewer = VideoSplit(split.classes, split.train[1:], split.test)
+    with pytest.raises(TrainingError, match='without v_SitDown_g0') as e:
+        run(fewer, often, out, resume=True)
+    assert 'resume it as it was' in str(e.value)
+    with pytest.raises(TrainingError, match='go on with --resume'): run(split, often, out)

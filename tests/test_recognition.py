@@ -5,11 +5,15 @@ import json
 import math
 import os
 import re
+import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import weakref
+import zlib
 from dataclasses import replace
 
 import av
@@ -24,14 +28,15 @@ from fstcn.writing import write_video
 from fstcn.decoding import VideoError
 from fstcn.guard import Guard
 from fstcn.splits import Video
-from fstcn.frame_folders import FrameFolder
+from fstcn.frame_folders import FrameFolder, frame_files, read_image, videos_in
 from fstcn.loading import VideoReader
 from fstcn.shared_views import view_probabilities
 from fstcn.checkpoint import save_checkpoint
-from fstcn.inference import Recognizer, breaks_off
+from fstcn.inference import Recognizer, read_in_part
 from fstcn.scores import score_videos
 from fstcn.many import predict_many
 from fstcn.timeline import timeline
+from odd import busy
 
 CLASSES = ('bend', 'clap', 'run', 'walk')
 CONFIG = FstCNConfig.small(4, crop_size=76, short_side=80)
@@ -90,6 +95,68 @@ def test_unreadable(folder, video, name, why):
     with pytest.raises(VideoError) as refused: recognizer().predict(folder/video)
     assert refused.value.path.name == name
     assert why in refused.value.reason
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(('others', 'found'), [
+    (['flow_x_{:05}.png', 'flow_y_{:05}.png'], '6 x flow_x_#, 6 x flow_y_#, 6 x img_#'),
+    (['thumb.png'], '6 x img_#, 1 x thumb'),
+    (['img_{:05}.jpg'], '6 x img_#.jpg, 6 x img_#.png'),
+    ([f'{name}_{{}}.png' for name in 'abcdefghijkl'], ' and 3 more'),
+])
+def test_images_of_several_sequences_are_no_film(tmp_path, others, found):
+    "Of a film and its optical flow, of a film and its cover, of a film twice."
+    picture = np.zeros((80, 96, 3), np.uint8)
+    for pattern in ['img_{:05}.png', *others]:
+        for i in range(6): cv2.imwrite(str(tmp_path/pattern.format(i)), picture)
+    (tmp_path/'.hidden.png').write_bytes(b'')
+    for read in (frame_files, FrameFolder().n_frames, recognizer().predict):
+        with pytest.raises(VideoError, match='more than one sequence') as refused: read(tmp_path)
+        assert found in refused.value.reason and refused.value.path == tmp_path
+    assert videos_in(tmp_path) == [tmp_path]          # and is refused where it is read
+    with pytest.raises(VideoError, match='more than one sequence'): timeline(recognizer(), tmp_path)
+
+
+@pytest.mark.faults
+def test_one_sequence_may_have_more_numbers_and_endings(tmp_path):
+    names = ['a2_1.jpeg', 'a1_10.JPG', 'a1_9.png']
+    for name in names: (tmp_path/name).write_bytes(b'')
+    assert [file.name for file in frame_files(tmp_path)] == names[::-1]
+
+
+def claims(target, width, height):
+    "A PNG of a few bytes whose header claims that size."
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(100_000))
+    chunks = chunk(b'IHDR', header), chunk(b'IDAT', pixels), chunk(b'IEND', b'')
+    target.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(chunks))
+    return target
+
+
+@pytest.mark.faults
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('width,height', [
+    (100_000, 100_000), (2**31 - 1, 2**31 - 1), (16_000, 16_000), (2**26 + 1, 1), (10_000, 9_000)])
+def test_an_image_that_claims_to_be_huge(tmp_path, width, height):
+    image = claims(tmp_path/'0.png', width, height)
+    tracemalloc.start()
+    with pytest.raises(VideoError, match='0.png: is ') as refused: recognizer().predict(tmp_path)
+    assert 'pixels' in refused.value.reason and '\n' not in refused.value.reason
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used < 20_000_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(VideoError): read_image(image)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000            # kB
+
+
+@pytest.mark.faults
+def test_an_image_without_pixels(tmp_path):
+    for name, size in {'0.png': (0, 5), '1.png': (640, 640)}.items():
+        with pytest.raises(VideoError, match='is not a readable image'):
+            read_image(claims(tmp_path/name, *size))
 
 
 def test_folder_that_is_not_there(folder):
@@ -224,8 +291,8 @@ def test_a_damaged_packet_is_told_alike(frames, tmp_path):
     ours = recognizer()
     warning = ours.predict(hurt).warning
     line = timeline(ours, hurt)
-    assert warning.startswith('breaks off after 0.2 s (')         # 6 frames, 25 a second
-    assert breaks_off(line.duration, line.damage) == warning
+    assert warning.startswith('is read in part, up to 1.8 s (')         # its noise has keyframes
+    assert read_in_part(line.duration, line.damage) == warning
     done = predict_many(ours, [hurt], tmp_path/'many.jsonl')
     assert done[str(hurt)].warning == warning
 
@@ -291,6 +358,36 @@ def test_killed_and_resumed(tmp_path):
     for a, b in zip(by_video(out), by_video(at_once), strict=True):
         assert a['video'] == b['video'] and a['labels'] == b['labels']
         assert a['probs'] == pytest.approx(b['probs'], abs=1e-6)
+
+
+@pytest.mark.faults
+def test_two_calls_that_write_to_one_file(tmp_path, monkeypatch):
+    "No row is lost or doubled: the second one names the first, by whatever name the file goes."
+    recognizer = Recognizer.load(checkpoint(tmp_path, short_side=80), 'cpu', n_clips=1)
+    out, link = tmp_path/'many.jsonl', tmp_path/'link.jsonl'
+    link.symlink_to(out)
+    with busy(out) as other:
+        for name in (out, link):
+            with monkeypatch.context() as m, pytest.raises(OSError) as refused:
+                m.setattr('fstcn.files.PATIENCE', .1)
+                predict_many(recognizer, [tmp_path/'none.avi'], name)
+            assert f'{out}: process {other.pid} is writing there' in str(refused.value)
+    done = predict_many(recognizer, [tmp_path/'none.avi'], out)
+    assert len(done) == out.read_text().count('\n') == 1
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('line', [
+    '5', 'null', '{"video": 5, "error": null}', '{"video": "a"}', '{"video": "a", "error": []}',
+    '['*100_000, '{"video": "a", "error": null, "warning": 5}',
+])
+def test_rows_that_are_no_results_are_named(tmp_path, line):
+    recognizer = Recognizer.load(checkpoint(tmp_path, short_side=80), 'cpu', n_clips=1)
+    out = tmp_path/'many.jsonl'
+    out.write_text(f'{line}\n')
+    with pytest.raises(ValueError, match=r'many\.jsonl: holds something else .*\(line 1: '):
+        predict_many(recognizer, [tmp_path/'none.avi'], out)
+    assert out.read_text() == f'{line}\n'
 
 
 def test_results_become_a_table(tmp_path):

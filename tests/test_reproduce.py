@@ -1,6 +1,8 @@
 "What no notebook need show of reproducing: other trainings, lost scores, streams trained anew."
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -13,14 +15,13 @@ from fstcn.checkpoint import save_checkpoint
 from fstcn.splits import Video, VideoSplit
 from fstcn.scores import Scores
 from fstcn.model import FstCN, FstCNConfig
-from fstcn.records import RECORDS, read_records, replace_lines, write_record
+from fstcn.records import RECORDS, read_jobs, read_lines, read_records, replace_lines, write_record
 from fstcn.plan import STREAMS, Job, estimate_minutes, open_data, plan_jobs, settings_for
 from fstcn.jobs import _stages_before, check_record, find_record
 from fstcn.reproduce import _scores, fuse_streams, pair_networks, read_table, reproduce
 from fstcn.synthetic import make_synthetic
 from fstcn.learning import TrainingError
-
-SAME = 'train', 'weights', 'data', 'accuracy'           # what scores and record must agree in
+from odd import ODD, places, with_odd
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -68,6 +69,13 @@ def grouped(folder):
 def pair(folder, groups='ppqqqrrr'): pair_networks([HAND], of_groups(groups), folder, folder)
 
 
+def recorded(job, name):
+    "The least that a record of a network says, with a name that tells trainings apart."
+    return {
+        'kind': 'network', 'job': job.fields, 'train': {'name': name}, 'accuracy': {},
+        'minutes': {}, 'data': {'test': 8, 'classes': 2}, 'parameters': 9}
+
+
 @pytest.fixture
 def hand(tmp_path):
     "Four networks that scored eight videos, and their paired tests."
@@ -78,7 +86,7 @@ def hand(tmp_path):
         labels = torch.zeros(8, dtype=torch.int64)
         scores = Scores(torch.stack([p, 1 - p], -1), labels, tuple('abcdefgh'), ('yes', 'no'))
         scores.save(tmp_path/job.name/'scores.npz')
-        record = {'kind': 'network', 'job': job.fields} | dict.fromkeys(SAME, network)
+        record = recorded(job, network)
         write_record(tmp_path/RECORDS, record)
         write_record(tmp_path/job.name/'record.json', record)
     pair(tmp_path)
@@ -91,7 +99,7 @@ def scores_of(folder, network): return folder/replace(HAND, network=network).nam
 @pytest.mark.parametrize('says, lost', [('another', True), ('tcl', False)])
 def test_scores_of_another_record_are_none(hand, says, lost):
     tcl = replace(HAND, network='tcl')
-    record = {'kind': 'network', 'job': tcl.fields} | dict.fromkeys(SAME, says)
+    record = recorded(tcl, says)
     write_record(hand/RECORDS, record)
     assert (_scores(tcl, hand, hand) is None) == lost
 
@@ -335,3 +343,43 @@ def test_fusion_of_a_stream_trained_anew_is_removed(streams):
 
 def test_the_other_stream_was_scored_by_another_command(streams):
     assert streams.fuse(streams.jobs[:1]) == 2
+
+
+# --- tables that are damaged ---------------------------------------------------------------------
+
+NETWORK = recorded(HAND, 'x') | {'accuracy': {'sci': .5}, 'minutes': {'training': 1.}}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('line', [
+    b'', b'{', b'5', b'null', b'[]', b'"x"', b'\xff\xfe{}', b'\x00', b'['*100_000,
+    b'{"a": '*100_000,
+])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    (tmp_path/RECORDS).write_bytes(b'{}\n' + line + b'\n')
+    for read in (read_lines, lambda path: write_record(path, {})):
+        with pytest.raises(ValueError, match=r'records\.jsonl, line 2: not a record'):
+            read(tmp_path/RECORDS)
+
+
+@pytest.mark.faults
+def test_a_record_with_something_odd_is_named_or_does_no_harm(tmp_path):
+    "In every place of it; whoever reads the table meets a line and its number."
+    refused = 0
+    for at in places(NETWORK):
+        for value in ODD:
+            (tmp_path/RECORDS).write_text(json.dumps(with_odd(NETWORK, at, value)))
+            try:
+                read_records(tmp_path)
+                find_record(HAND, tmp_path)
+                fuse_streams([HAND], tmp_path, tmp_path)
+                pair_networks([HAND], of_groups('ppqqqrrr'), tmp_path, tmp_path)
+            except ValueError as e:
+                assert 'records.jsonl, line 1: not a record' in str(e)
+                refused += 1
+    assert refused > 150
+
+
+def test_the_records_of_the_repository_are_records():
+    results = Path(__file__).parent.parent/'results'
+    assert len(read_jobs(results)) == len(read_lines(results/RECORDS)) > 100

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import fstcn.training
 from fstcn.model import FstCN, FstCNConfig
@@ -30,6 +30,7 @@ from fstcn.runs import STATE, Run, TrainConfig, make_accelerator
 from fstcn.initialization import Beginning, initialize
 from fstcn.validation import validate
 from fstcn.training import train
+from odd import ODD, busy, places, with_odd
 
 TINY = {
     'crop_size': 76, 'short_side': 80, 'n_frames': 3, 'scl_channels': (8, 12, 16, 16),
@@ -346,6 +347,67 @@ def test_a_state_that_knows_no_lengths_goes_on(videos, tmp_path):
     again.epoch.add(torch.tensor([2., 1., 1., .5]), [], 0., 1.)
     row = again.epoch.row(accelerator, settings.clip_norm)
     assert (row['gradient'], row['cut'], row['loss']) == (.5, 0., .5)
+
+
+@pytest.mark.faults
+def test_two_runs_in_one_folder(videos, tmp_path, monkeypatch):
+    "The second one names the first, and goes on once that is dead, children of it or not."
+    with busy(tmp_path) as other:
+        with monkeypatch.context() as m, pytest.raises(OSError) as refused:
+            m.setattr('fstcn.files.PATIENCE', .1)
+            attempt(videos, out=tmp_path)
+        assert f'{tmp_path}: process {other.pid} is writing there' in str(refused.value)
+    assert len(attempt(videos, out=tmp_path)) == 1
+    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith('.')]
+
+
+def begun(videos, folder):
+    "A run that stands before its first step, its state in the folder."
+    run = Run(fresh(), videos, TrainConfig(), make_accelerator(TrainConfig(), 'cpu'), folder)
+    run.save()
+    return run
+
+
+@pytest.mark.faults
+def test_an_odd_state_is_refused_or_does_no_harm(videos, tmp_path):
+    run = begun(videos, tmp_path)
+    row = {'epoch': 0, 'lr': .01, 'loss': 1., 'accuracy': .5, 'clips_per_s': 9., 'waiting': 0.}
+    run.history = [row | {'short': 0, 'skipped': 0}]
+    run.save()
+    tensors, head = read_tensors(tmp_path/STATE)
+    refused = 0
+    for at in places({k: v for k, v in head.items() if k != 'same'}):
+        for value in ODD:
+            text = json.dumps(with_odd(head, at, value))
+            save_file(tensors, tmp_path/STATE, metadata={'fstcn': text})
+            try: run.find(resume=True)
+            except (CheckpointError, TrainingError) as e:
+                assert str(e).startswith(str(tmp_path)) and '\n' not in str(e) and len(str(e)) < 500
+                refused += 1
+    assert refused > 150
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('name, change', [
+    ('model.classifier.bias', lambda x: x[:1]), ('model.classifier.bias', lambda x: x.int()),
+    ('rng.cpu', lambda x: x[:, :100]), ('rng.cpu', lambda x: x.float()), ('rng.cpu', lambda x: x*0),
+    ('momentum.classifier.bias', lambda x: torch.ones(3)), ('momentum.other', torch.ones_like),
+])
+def test_a_state_of_other_tensors_is_refused(videos, tmp_path, name, change):
+    run = begun(videos, tmp_path)
+    tensors, head = read_tensors(tmp_path/STATE)
+    tensors[name] = change(tensors.get(name, torch.ones(2))).contiguous()
+    write_tensors(tmp_path/STATE, tensors, **head)
+    with pytest.raises(CheckpointError, match='cannot go on from it'): run.find(resume=True)
+
+
+@pytest.mark.faults
+def test_a_finished_network_of_other_sizes_is_refused(videos, tmp_path):
+    run = begun(videos, tmp_path)
+    run.close()
+    save_checkpoint(tmp_path/'model.safetensors', fresh(scl_channels=(8, 12, 16, 20)), ('a', 'b'),
+                    history=[], same={})
+    with pytest.raises(CheckpointError, match='do not fit'): run.find(resume=True)
 
 
 # --- videos that cannot be read ------------------------------------------------------------------

@@ -3,6 +3,7 @@ several processes and a kill."""
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 from numbered import (
-    fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_in_child, remux,
-    write_numbered
+    change_packets, fill_cache, forever, numbered_frame, numbers, pack_b_frames, read_in_child,
+    remux, write_numbered
 )
 
 from fstcn import cache as frame_cache
@@ -139,6 +140,7 @@ STAMPS = (_as_they_are, _in_file_order, _early, _now_and_then_in_file_order, _so
 FRAGMENTS = {'movflags': 'frag_keyframe+empty_moov+default_base_moof'}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize('seed', range(30))
 def test_no_muxing_makes_a_jump_wrong(tmp_path, seed):
     """A stream copied with times that say little or lie, as `-c copy` and careless tools write
@@ -168,8 +170,21 @@ def test_times_in_the_order_of_the_file_do_not_stop_jumps(tmp_path, numbered, mo
     """`ffmpeg -c copy` from AVI to MP4, the everyday form of it: H.264 with B-frames, one time a
     picture in the order of the file."""
     path = remux(numbered('h264_b3_g12.mp4'), tmp_path/'copy.mp4', _in_file_order)
+    probe_video(path) # so that a jump pays
     monkeypatch.setattr(video, 'decode_forward', None)
     for wanted in index_lists(120): assert numbers(read_frames(path, wanted)) == wanted
+
+
+def test_the_first_reading_of_a_file_decodes_forward(numbered, monkeypatch):
+    "What a jump needs to know takes a look at the whole file; that pays from the second time on."
+    path, jumps = numbered('h264_b3_g50.mp4'), []
+    known_facts(path).clear()
+    def watched(path, wanted):
+        jumps.append(wanted)
+        return seek.jump(path, wanted)
+    monkeypatch.setattr(video, 'jump', watched)
+    for _ in range(2): assert numbers(read_frames(path, [70, 75])) == [70, 75]
+    assert jumps == [[70, 75]]
 
 
 def test_jumps_are_taken(numbered, monkeypatch):
@@ -178,6 +193,7 @@ def test_jumps_are_taken(numbered, monkeypatch):
     def forbidden(*a): raise AssertionError('decoded forward')
     for name, (_, proven) in FILES.items():
         path = numbered(name)
+        probe_video(path)
         with monkeypatch.context() as m:
             m.setattr(video, 'decode_forward', forbidden)
             for idx in index_lists(n_written(name)):
@@ -805,3 +821,223 @@ def test_packets_that_cannot_be_counted(monkeypatch):
         def demux(self, stream): raise av.error.InvalidDataError(1, 'broken')
     monkeypatch.setattr(frame_cache, 'open_video', lambda path: nullcontext((Broken(), None)))
     assert frame_cache._n_packets('a.avi') == 0
+
+
+ORPHAN = '''import os, sys, time
+from fstcn.guard import Guard
+
+def forever(path):
+    with open(path, 'w') as f: f.write(str(os.getpid()))
+    while True: time.sleep(.2)
+
+if __name__ == '__main__':
+    if sys.argv[2] == 'spawn': sys.platform = 'darwin'
+    with Guard(600, workers=2) as guard:
+        guard(str.upper, 'a')
+        guard(forever, sys.argv[1])
+'''
+
+
+def alive(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    state = Path(f'/proc/{pid}/stat')
+    # nobody may be there to collect it
+    return not (state.exists() and state.read_text().rpartition(')')[2].split()[0] == 'Z')
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+@pytest.mark.parametrize('end', [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_does_not_outlive_its_parent(tmp_path, method, end):
+    (tmp_path/'orphan.py').write_text(ORPHAN)
+    mark = tmp_path/'child'
+    parent = subprocess.Popen([sys.executable, tmp_path/'orphan.py', mark, method])
+    limit = time.time() + 200
+    while not (mark.exists() and mark.read_text()) and time.time() < limit: time.sleep(.1)
+    child = int(mark.read_text())
+    assert alive(child)
+    parent.send_signal(end)
+    parent.wait()
+    limit = time.time() + 20
+    while alive(child) and time.time() < limit: time.sleep(.1)
+    assert not alive(child)
+
+
+@pytest.mark.faults
+def test_a_child_that_is_killed_before_it_begins_takes_no_call_with_it(numbered):
+    path = numbered('mpeg4_b0_g12.avi')
+    with Guard(60) as guard:
+        for _ in range(3):
+            child = guard(eval, 'os.getpid()')
+            os.kill(child, signal.SIGKILL)         # no call is running
+            with ThreadPoolExecutor(3) as threads:
+                infos = list(threads.map(lambda p: guard(probe_video, p), [path]*3))
+            assert [info.n_frames for info in infos] == [120]*3
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('timeout', [0, -1, float('inf'), float('nan')])
+def test_a_time_limit_that_is_none(timeout):
+    with pytest.raises(ValueError, match='timeout must be a positive number of seconds'):
+        Guard(timeout)
+
+
+def _repeated(i, packet): packet.pts += packet.pts % (2*packet.duration)
+def _without_pts(i, packet): packet.pts = None
+
+
+H265 = {'x265-params': 'log-level=none:open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3'}
+FAST = {'deadline': 'realtime', 'cpu-used': '8'}
+OTHERS = {
+    'vp8.webm': (dict(codec='libvpx', options=FAST), None),
+    'vp9.webm': (dict(codec='libvpx-vp9', options=FAST), None),
+    'vp9.mp4': (dict(codec='libvpx-vp9', options=FAST), _early),
+    'av1.mkv': (dict(codec='libsvtav1', options={'preset': '12'}), None),
+    'av1.mp4': (dict(codec='libsvtav1', options={'preset': '12'}), None),
+    'mpeg2.ts': (dict(codec='mpeg2video', b_frames=2), None),
+    'mpeg2.mkv': (dict(codec='mpeg2video', b_frames=2), _in_file_order),
+    'h264.ts': (dict(H264, b_frames=3), _early),
+    'h264.avi': (dict(H264, b_frames=3), _without_pts),
+    'h264.mp4': (dict(H264, b_frames=3, options=OPEN_GOP), _repeated),
+    'h264.mkv': (dict(H264, b_frames=3, options=PYRAMID), _repeated),
+    'hevc.ts': (dict(codec='libx265', options=H265), _repeated),
+    'hevc.mov': (dict(codec='libx265', options=H265), _repeated),
+    'mpeg4.avi': (dict(b_frames=2), _without_pts),
+    'mpeg4.mp4': (dict(b_frames=2), _repeated)}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('name', OTHERS)
+def test_auto_is_decoding_forward_whatever_the_codec(tmp_path, name):
+    how, stamp = OTHERS[name]
+    try: av.codec.Codec(how.get('codec', 'mpeg4'), 'w')
+    except av.codec.codec.UnknownCodecError: pytest.skip('no such encoder here')
+    path = write_numbered(tmp_path/name, n=60, size=(96, 160), **{'gop': 12, **how})
+    if stamp: path = remux(path, tmp_path/f'copy.{name}', stamp)
+    n = probe_video(path).n_frames
+    every = read_frames(path, range(n), backend='pyav')
+    assert n > 50 and numbers(every) == sorted(set(numbers(every)))
+    for wanted in [[i] for i in range(0, n, 7)] + index_lists(n):
+        known_facts(path).clear()
+        assert torch.equal(read_frames(path, wanted), every[wanted]), wanted
+
+
+TEARS = {
+    'half': lambda data: data[:max(8, len(data)//2)],
+    'nearly nothing': lambda data: data[:8],
+    'zeros at the end': lambda data: data[:2*len(data)//3] + bytes(len(data) - 2*len(data)//3),
+    'zeros': lambda data: data[:12] + bytes(len(data) - 12)}
+# left out is what no decoder notices
+TORN = {
+    'h264.mkv': (dict(H264, b_frames=3, options=OPEN_GOP), [*TEARS]),
+    'h264.mp4': (dict(H264, b_frames=3), [*TEARS]),
+    'h264.ts': (dict(H264, b_frames=2, options=OPEN_GOP), ['half', 'zeros']),
+    'hevc.mkv': (dict(codec='libx265', options=H265), ['half', 'nearly nothing']),
+    'mpeg4.avi': (dict(b_frames=2), ['half', 'nearly nothing']),
+    'mpeg4.mkv': (dict(), ['half', 'nearly nothing'])}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('name', TORN)
+def test_torn_packets_never_give_another_picture(tmp_path, name):
+    how, tears = TORN[name]
+    n, rng = 48, random.Random(name)
+    source = write_numbered(tmp_path/name, n=n, size=(96, 160), **{'gop': 12, **how})
+    every, found = [to_rgb(frame) for frame in decode_forward(source)], 0
+    for trial in range(24):
+        torn = rng.sample(range(1, n), rng.choice([1, 1, 2, 3])) if trial else [2]
+        tear = TEARS[tears[trial % len(tears)]]
+        def change(k, data, torn=torn, tear=tear): return tear(data) if k in torn else data
+        path = change_packets(source, tmp_path/f'{trial}.{name}', change)
+        shown = [to_rgb(frame) for frame in decode_forward(path)]
+        which = iter(enumerate(every))                 # in order, each of them once
+        for picture in shown: assert any(np.array_equal(picture, x) for _, x in which), (torn, trial)
+        info = probe_video(path)
+        assert info.damage or len(shown) == n, torn
+        assert (info.missing > 0) == (len(shown) < n), torn
+        found += len(shown)
+    assert found > 24*n/2                             # it goes on after damage
+
+
+def nal(kind, body): return bytes([0, 0, 0, len(body) + 1, kind]) + body
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('where', [range(60), [31]])
+def test_a_remark_that_is_shorter_than_it_says_costs_no_picture(tmp_path, where):
+    "A SEI unit that announces 710 bytes and has 199, as security cameras write them."
+    short = nal(6, bytes([5, 255, 255, 200]) + bytes(range(1, 200)))
+    source = write_numbered(tmp_path/'a.mp4', n=60, size=(96, 160), b_frames=2, **H264)
+    def change(k, data): return short + data if k in where else data
+    path = change_packets(source, tmp_path/'b.mp4', change)
+    assert (probe_video(path).n_frames, probe_video(path).damage) == (60, '')
+    assert torch.equal(read_frames(path, range(60)), read_frames(source, range(60)))
+    for i in range(0, 60, 7): assert numbers(read_frames(path, [i])) == [i]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('behind', [b'\0\0\1\xb2camera', bytes(7)])
+def test_what_stands_behind_a_picture_of_mpeg4_costs_none(tmp_path, behind):
+    source = write_numbered(tmp_path/'a.avi', n=60, size=(96, 160), b_frames=2)
+    path = change_packets(source, tmp_path/'b.avi', lambda k, data: data + behind)
+    assert (probe_video(path).n_frames, probe_video(path).damage) == (60, '')
+    assert torch.equal(read_frames(path, range(60)), read_frames(source, range(60)))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('codec', ['libx264', 'mpeg2video'])
+def test_transport_streams_that_are_joined(tmp_path, codec):
+    "As camcorders and recorders cut them: the counters of the packets jump."
+    data = b''
+    for first in (0, 30, 60):
+        part = tmp_path/f'{first}.ts'
+        how = dict(codec=codec, b_frames=2, first=first)
+        data += write_numbered(part, n=30, size=(96, 160), **how).read_bytes()
+    (tmp_path/'all.ts').write_bytes(data)
+    n = probe_video(tmp_path/'all.ts').n_frames
+    shown = numbers(read_frames(tmp_path/'all.ts', range(n)))
+    assert shown == sorted(set(shown)) and n >= 88, shown
+    for i in range(0, n, 9): assert numbers(read_frames(tmp_path/'all.ts', [i])) == [shown[i]]
+
+
+@pytest.mark.faults
+def test_a_still_picture_as_first_track_is_not_the_film(tmp_path):
+    source = write_numbered(tmp_path/'a.mp4', n=60, size=(96, 160), b_frames=2, **H264)
+    cover, path = write_numbered(tmp_path/'c.mp4', n=1, codec='mjpeg'), tmp_path/'b.mp4'
+    with av.open(str(source)) as film, av.open(str(cover)) as still, av.open(str(path), 'w') as out:
+        copies = [(c, out.add_stream_from_template(c.streams.video[0])) for c in (still, film)]
+        for container, copy in copies:
+            for packet in container.demux(video=0):
+                if packet.dts is None: continue
+                packet.stream = copy
+                out.mux(packet)
+    info = probe_video(path)
+    assert (info.n_frames, info.height, info.width, info.codec) == (60, 96, 160, 'h264')
+    assert numbers(read_frames(path, [41, 3])) == [41, 3]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('codec,lost', [('libx264', 16), ('libx265', 6)])
+def test_open_groups_that_are_cut_and_joined(tmp_path, codec, lost):
+    """As cutting tools do: the pictures before a keyframe may need what is no longer there; x264
+    may, in the next one, even name it."""
+    options = H265 if codec == 'libx265' else OPEN_GOP
+    how = dict(codec=codec, options=options, b_frames=3, gop=12)
+    source, path = write_numbered(tmp_path/'a.mkv', n=72, size=(96, 160), **how), tmp_path/'b.mkv'
+    with av.open(str(source)) as inp, av.open(str(path), 'w') as out:
+        packets = [packet for packet in inp.demux(video=0) if packet.size]
+        copy = out.add_stream_from_template(inp.streams.video[0])
+        keys = [k for k, packet in enumerate(packets) if packet.is_keyframe]
+        for packet in packets[:keys[1]] + packets[keys[3]:]:
+            packet.stream = copy
+            out.mux(packet)
+    every = [to_rgb(frame) for frame in decode_forward(source)]
+    shown = [to_rgb(frame) for frame in decode_forward(path)]
+    which = iter(every)
+    for picture in shown: assert any(np.array_equal(picture, x) for x in which)
+    kept = keys[1] + len(packets) - keys[3]
+    assert kept - lost <= len(shown) <= kept
+    assert len(shown) == kept or probe_video(path).missing == kept - len(shown)
+    for i in range(0, len(shown), 5):
+        assert np.array_equal(read_frames(path, [i])[0].numpy(), shown[i])
