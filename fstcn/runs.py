@@ -118,9 +118,10 @@ def _what_it_is(model, videos, config, world, weights):
     found |= {'processes': world, 'weights': weights, 'videos': digest}
     return json.loads(json.dumps(found))
 
-def _refuse_another(out, was, now):
+def _refuse_another(out, was, now, videos=''):
     other = {k: v for k, v in now.items() if k in was and was[k] != v}
     differ = [f'{k} was {was[k]!r:.60}, is {v!r}' for k, v in other.items()]
+    if videos: differ.append(f'that is, it would go on {videos}')
     if differ:
         raise TrainingError(f'{out} holds a run that began otherwise ({"; ".join(differ)}): '
                             'resume it as it was, or choose another folder')
@@ -216,8 +217,9 @@ class Run:
     def _go_on(self):
         "Where the unfinished run stopped; its sums go to one process."
         tensors, head = read_tensors(self.out/STATE)
-        with _refusing(self.out/STATE): check_fields(head, same=dict)
-        _refuse_another(self.out, head['same'], self.same)
+        with _refusing(self.out/STATE): check_fields(head, same=dict, videos=[str])
+        changes = list_changes(head['videos'], self.names)
+        _refuse_another(self.out, head['same'], self.same, changes)
         with _refusing(self.out/STATE): of = self._checked(tensors, head)
         with _refusing(self.out/STATE): _put_random_state(of['rng'], self.accelerator)
         self.net.load_state_dict(of['model'])

@@ -361,7 +361,8 @@ def test_videos_that_are_read_in_part_are_named(shell):
         video.path.write_bytes(data[:len(data)*4//5])
     out = shell.does(f'fstcn train hurt --out hurt-run {QUICK}')
     assert f'\n2 videos are damaged and read in part: {names[0]}, {names[1]}; `fstcn check`' in out
-    code, out, err = shell('fstcn evaluate hurt -c hurt-run/model.safetensors --clips 1 --out hurt-ev')
+    scored = 'fstcn evaluate hurt -c hurt-run/model.safetensors --clips 1 --out hurt-ev'
+    code, out, err = shell(scored)
     assert code == 0 and f'1 videos are damaged and read in part: {names[1]};' in err, err
     for folder, n in {'hurt-run': 2, 'hurt-ev': 1}.items():
         damaged = json.loads((shell.folder/folder/'record.json').read_text())['data']['damaged']

@@ -127,7 +127,8 @@ def test_one_sequence_may_have_more_numbers_and_endings(tmp_path):
 def claims(target, width, height):
     "A PNG of a few bytes whose header claims that size."
     def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        checksum = struct.pack('>I', zlib.crc32(kind + data))
+        return struct.pack('>I', len(data)) + kind + data + checksum
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(100_000))
     chunks = chunk(b'IHDR', header), chunk(b'IDAT', pixels), chunk(b'IEND', b'')

@@ -952,7 +952,8 @@ def test_torn_packets_never_give_another_picture(tmp_path, name):
         path = change_packets(source, tmp_path/f'{trial}.{name}', change)
         shown = [to_rgb(frame) for frame in decode_forward(path)]
         which = iter(enumerate(every))                 # in order, each of them once
-        for picture in shown: assert any(np.array_equal(picture, x) for _, x in which), (torn, trial)
+        for picture in shown:
+            assert any(np.array_equal(picture, x) for _, x in which), (torn, trial)
         info = probe_video(path)
         assert info.damage or len(shown) == n, torn
         assert (info.missing > 0) == (len(shown) < n), torn
