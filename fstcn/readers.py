@@ -99,19 +99,19 @@ def watched_items(
         dataset, num_workers=workers, timeout=timeout if workers else 0,
         collate_fn=partial(_hand_over, collate), **options)
     items, readers = _start(loader)
-    waiting = False
+    waiting, end = False, object()
 
-    def ended(): return any(reader.exitcode is not None for reader in readers)
+    def ended(): return any(reader.exitcode for reader in readers) # not in good order
     def look(*_):
         if waiting and ended(): raise ReaderKilled('a reading process was killed')
 
     before = _on_child_end(look)                    # in the place of PyTorch's
     try:
-        for _ in range(len(loader)):
+        while True:
             asked, waiting = monotonic(), True
             try:
                 look()                              # one may have ended meanwhile
-                item = next(items)
+                item = next(items, end)
             except RuntimeError as e:
                 waiting = False
                 if ended(): raise ReaderKilled('a reading process was killed') from e
@@ -119,6 +119,7 @@ def watched_items(
                 if late: raise ReaderHung(f'no answer within {timeout:g} s') from e
                 raise
             finally: waiting = False
+            if item is end: return
             yield _taken_over(item)
     finally:
         del items                                   # ends the processes
