@@ -602,7 +602,8 @@ def test_plan_knows_what_is_done(shell):
     videos = load_split(shell.folder/'data', 1)
     record = dict(
         kind='network', job=job.fields, train={'epochs': 1, 'clip_norm': 1.},
-        data={'checksum': checksum(videos)}, weights=None, config={})
+        data={'checksum': checksum(videos), 'test': 2, 'classes': 2}, parameters=1, accuracy={},
+        minutes={}, weights=None, config={})
     write_record(shell.folder/'records'/RECORDS, record)
     code, out, err = shell(f'{FEW} --dry-run')
     assert code == 0 and '2 of 3 to do' in out, (out, err)
