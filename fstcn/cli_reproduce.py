@@ -15,7 +15,8 @@ from typing import Annotated
 from typer import Argument, Option, echo
 
 from .datasets import DATA_KINDS
-from .cli_options import Compile, Device, Group, Workers, command, say
+from .cli_options import ClipNorm, Compile, Device, Group, Workers
+from .cli_options import command, recipe_changes, say
 
 # %% ../nbs/practice/75_cli_reproduce.ipynb #f5eca4f9
 _OFFICIAL = ', '.join(repr(name) for name, kind in DATA_KINDS.items() if kind.splits > 1)
@@ -69,6 +70,7 @@ def reproduce_command(
         help="Only these of the tables' networks, such as 'both,tcl'.")] = None,
     epochs: Annotated[int | None, Option(
         min=1, help='Passes over the training videos. Default: what the recipe says.')] = None,
+    clip_norm: ClipNorm = None,
     work: Annotated[Path, Option(
         help='Folder for networks, scores and decoded frames.')] = Path('fstcn-work'),
     results: Annotated[Path, Option(
@@ -95,22 +97,22 @@ def reproduce_command(
         splits=_parse_numbers(splits, '--splits'),
         seeds=_parse_numbers(seeds, '--seeds'),
         networks=networks.split(',') if networks else None)
+    recipe = {'epochs': epochs, 'changes': recipe_changes(clip_norm)}
     if dry_run:
         jobs = plan_jobs(tables, **what)
         opened = {n: open_data(data, root, n, group) for n in what['splits']}
-        check_records(jobs, tables, opened, results, epochs, weights)
+        check_records(jobs, tables, opened, results, weights=weights, **recipe)
         videos = opened[jobs[0].split]
         minutes = {}
         for job in jobs:
             if job.network in minutes: continue
-            minutes[job.network] = estimate_minutes(job, videos, device, epochs=epochs)
+            minutes[job.network] = estimate_minutes(job, videos, device, **recipe)
         _tell_plan(jobs, minutes, results, weights)
         return
     join_processes(device)
     found = reproduce(
-        tables, root=root, work=work, results=results, device=device, epochs=epochs,
-        say=say, weights=weights, workers=workers, compile=compile_it, group=group,
-        **what)
+        tables, root=root, work=work, results=results, device=device, say=say,
+        weights=weights, workers=workers, compile=compile_it, group=group, **recipe, **what)
     for number, rows in found.items():
         say(f'\nTable {number}\n{rows.to_string()}')
 

@@ -12,8 +12,10 @@ from typing import Annotated
 
 from typer import Argument, Option, echo
 
-from .cli_options import Clips, Compile, Data, Device, Group, Seed, Split, Workers
-from .cli_options import accuracy_lines, command, is_first, say, warn
+from fstcn.cli_options import (
+    ClipNorm, Clips, Compile, Data, Device, Group, Seed, Split, Workers, accuracy_lines, command,
+    is_first, recipe_changes, say, warn,
+)
 
 # %% ../nbs/practice/72_cli_train.ipynb #d279b370
 def _given(**options):
@@ -24,14 +26,15 @@ def _check_recipe(size, stage, path, weights):
     "Refuse words that are none, or do not go together."
     if size not in ('small', 'paper'):
         raise ValueError(f"--size must be 'small' or 'paper', not {size!r}")
-    if stage not in ('clips', 'frames'):
-        raise ValueError(f"--stage must be 'clips' or 'frames', not {stage!r}")
+    if stage not in ('clips', 'frames', 'frames-all'):
+        raise ValueError(
+            f"--stage must be 'clips', 'frames' or 'frames-all', not {stage!r}")
     if stage == 'clips': return
     if weights is None:
-        raise ValueError('--stage frames fine-tunes the last three layers of a network: '
+        raise ValueError(f'--stage {stage} fine-tunes layers of a network: '
                          'name it with --weights, an ImageNet file or a checkpoint')
     if path == 'tcl':
-        raise ValueError('--stage frames trains the spatial path, '
+        raise ValueError(f'--stage {stage} trains the spatial path, '
                          'since a single frame has no motion: leave out --path tcl')
 
 def _open_reader(short_side, cache, backend):
@@ -84,7 +87,8 @@ def train_command(
         help="'both' paths, or one alone: 'scl' (appearance) or 'tcl' (motion).")] = 'both',
     stage: Annotated[str, Option(
         help="'clips': all layers on clip pairs (stage 3 of the paper); "
-             "'frames': the last three layers of --weights on single frames (stage 2).")] = 'clips',
+             "'frames': the last three layers of --weights on single frames (stage 2); "
+             "'frames-all': all its layers on single frames.")] = 'clips',
     weights: Annotated[str | None, Option(
         help='Begin with these: a model.safetensors, or an ImageNet file of CNN-M (path or URL). '
              'Default: from scratch.')] = None,
@@ -104,6 +108,7 @@ def train_command(
     lr: Annotated[float | None, Option(
         help='Learning rate at the start. '
              'Default: 0.01; of the small network from scratch 0.03.')] = None,
+    clip_norm: ClipNorm = None,
     precision: Annotated[str | None, Option(
         help="'float32' or 'bf16'. Default: bf16 on a GPU that has it.")] = None,
     compile_it: Compile = False,
@@ -147,8 +152,10 @@ def train_command(
         epochs=epochs or default_epochs(len(videos.train), size),
         compile=compile_it, deterministic=deterministic, tensorboard=tensorboard,
         seed=seed, workers=workers, on_error=on_error,
-        **_given(batch_size=batch_size, accumulate=accumulate, lr=lr, precision=precision))
+        **_given(batch_size=batch_size, accumulate=accumulate, lr=lr, precision=precision),
+        **recipe_changes(clip_norm))
     if stage == 'frames': network, settings = frames_stage(network, settings)
+    if stage == 'frames-all': network, settings = frames_stage(network, settings, train_only=())
     reader = _open_reader(network.short_side, cache, backend)
 
     say(f'{len(videos.train)} videos to train on, {len(videos.test)} to test on, '

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from .learning import LearningConfig, TrainingError
+from .learning import LearningConfig, TrainingError, gradient_figures
 from .files import atomic, check_fields
 
 # %% ../nbs/practice/48b_epochs.ipynb #48b0e005
@@ -26,12 +26,14 @@ class EpochSums:
 
     def __init__(self,
         values:Sequence[float]|None=None, # of an epoch that goes on, in the order of NAMES; None: 0
+        lengths:Sequence[float]=(), # of its gradients so far, one a step
     ):
         if values is None: values = [0]*len(self.NAMES)
         self.values = torch.tensor(values, dtype=torch.float64)
+        self.lengths = list(lengths)
 
     def add(self,
-        found:Tensor, # float64 (3,) of train_step
+        found:Tensor, # float64 (4,) of train_step
         parts:Sequence[dict], # the batch, see collate_pairs
         waited:float, # seconds until it came
         seconds:float, # that the step took, waiting included
@@ -40,7 +42,8 @@ class EpochSums:
         short = sum(int(p['short'].sum()) for p in parts if 'short' in p)
         skipped = sum(len(p['errors']) for p in parts)
         rest = torch.tensor([short, skipped, waited, seconds], dtype=torch.float64)
-        self.values += torch.cat([found, rest])
+        self.values += torch.cat([found[:3], rest])
+        if found[3]: self.lengths.append(found[3].item())   # a step that saw nothing has none
 
     def total(self,
         accelerator:Accelerator, # the processes; all of them must ask
@@ -50,7 +53,8 @@ class EpochSums:
 
     def row(self,
         accelerator:Accelerator, # the processes; all of them must ask
-    ) -> dict[str,float]: # loss, accuracy, clips_per_s, waiting, short and skipped
+        clip_norm:float|None=None, # the ceiling of the gradients; None: there is none
+    ) -> dict[str,float]: # loss, accuracy, gradient, cut, clips_per_s, waiting, short and skipped
         "Over all processes; time is that of one. Raises `TrainingError` if nothing was seen."
         of = dict(zip(self.NAMES, self.total(accelerator), strict=True))
         n, skipped = of['clips'], int(of['skipped'])
@@ -58,6 +62,7 @@ class EpochSums:
         return {
             'loss': of['loss']/n,
             'accuracy': of['right']/n,
+            **gradient_figures(self.lengths, clip_norm),    # which all processes share
             'clips_per_s': n/(of['seconds']/accelerator.num_processes),
             'waiting': of['waited']/of['seconds'],
             'short': int(of['short']),
@@ -91,5 +96,5 @@ def check_history(
     for row in head['history']:
         check_fields(
             row, epoch=int, lr=number, loss=number, accuracy=number, clips_per_s=number,
-            waiting=number, short=int, skipped=int)
+            waiting=number, short=int, skipped=int, gradient=number | None, cut=number | None)
         if not row['clips_per_s'] > 0: raise ValueError('its clips_per_s are none')

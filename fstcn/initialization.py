@@ -40,6 +40,9 @@ def _adopt(model, source, same_classes):
     path, begins = source.config.path, ()
     if path == 'scl': begins = ('temporal.', 'fc8.')
     if path == 'tcl': begins = ('spatial.', 'fc8.')
+    if path == 'scl':                       # it is the auxiliary classifier
+        for p in ('weight', 'bias'): theirs[f'auxiliary.{p}'] = theirs[f'classifier.{p}']
+    if not same_classes or 'auxiliary.weight' not in theirs: begins += ('auxiliary.',)
     if not same_classes or path != model.config.path: begins += ('classifier.',)
     new = {k for k in ours if k.startswith(begins)}
     wrong = []

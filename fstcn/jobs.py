@@ -57,10 +57,12 @@ def check_record(
     split:VideoSplit, # its data
     epochs:int|None=None, # see settings_for
     weights:str|Path|None=None, # see run_job
+    changes:dict|None=None, # see settings_for
 ) -> None:
     "Raises `ValueError` if that is another training than the one that is asked for."
     begin, config = _weights_for(job, len(split.classes), weights)
-    recipe = asdict(settings_for(split, job.size, job.seed, epochs)) | asdict(config)
+    settings = settings_for(split, job.size, job.seed, epochs, changes)
+    recipe = asdict(settings) | asdict(config)
     recipe = {k: v for k, v in recipe.items() if k not in FREE}
     asked = json.loads(json.dumps(recipe)) # tuples as lists
     asked['checksum of the videos'] = checksum(split)
@@ -86,6 +88,7 @@ def check_records(
     results:str|Path, # folder of the records
     epochs:int|None=None, # see settings_for
     weights:str|Path|None=None, # see run_job
+    changes:dict|None=None, # see settings_for
 ) -> None:
     """Raises `ValueError` for a record of another training or for weights of a network with a
     temporal path, and what `initialize` raises for weights that do not fit."""
@@ -104,7 +107,8 @@ def check_records(
         if found['split'] not in of_split: continue
         job = of_split[found['split']]
         job = replace(job, network=found['network'], seed=found['seed'])
-        if job.fields == found: check_record(record, job, splits[job.split], epochs, weights)
+        if job.fields != found: continue
+        check_record(record, job, splits[job.split], epochs, weights, changes)
 
 # %% ../nbs/practice/61_jobs.ipynb #842f2807
 def _stages_before(job, split, weights, work, settings, options):
@@ -131,15 +135,17 @@ def run_job(
     weights:str|Path|None=None, # what F_STCN begins with, see initialize; None: from scratch
     workers:int|None=None, # processes of each device that read; None: see TrainConfig
     compile:bool=False, # compile the network for training, see compile_network
+    changes:dict|None=None, # see settings_for
 ) -> dict: # the record, also in the table of `results`
     """Do a job, unless its record is there already.
     Raises what `check_record` and `run_experiment` raise."""
     done = find_record(job, results)
     if done is not None:
-        check_record(done, job, split, epochs, weights)
+        check_record(done, job, split, epochs, weights, changes)
         return done
     out = Path(work)/job.name
-    settings = replace(settings_for(split, job.size, job.seed, epochs), compile=compile)
+    settings = settings_for(split, job.size, job.seed, epochs, changes)
+    settings = replace(settings, compile=compile)
     if workers is not None: settings = replace(settings, workers=workers)
     name = f'{Path(job.data).name}, split {job.split}'
     options = dict(name=name, reader=reader, device=device, progress=progress, resume=True)

@@ -100,7 +100,7 @@ def _times(piece, n):
     return f'(?:{piece}){{{n}}}'
 
 
-def _field(rows, i):
+def _field_of_all(rows, i):
     "The same field of every name."
     return [row[i] for row in rows]
 
@@ -120,9 +120,9 @@ def _readings(
         head = _times(field + separator, m)
         for k in range(min(least - m, 9)):
             tail = _times(separator + field, k + of_suffix) if k else r'\.\w+'
-            after = [_field(rows, -i) for i in range(1, k + 1)]
+            after = [_field_of_all(rows, -i) for i in range(1, k + 1)]
             if m + k: yield _Reading(f'^{head}(.+){tail}$', before, after, least == most)
-        first = _field(rows, m)
+        first = _field_of_all(rows, m)
         # counted from the left, fields mean the same only where all names have as many
         if least != most or not (_is_of_class(labels, first) or _is_number(labels, first)): return
         before = [first, *before]

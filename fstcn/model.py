@@ -23,7 +23,7 @@ from .tp import PERMUTATIONS, TPOperator
 class InputConfig:
     """What a network is fed and how many classes it tells apart. Raises `ValueError` for values
     that make no network."""
-    CHOICES:ClassVar[dict[str,tuple[str,...]]] = {} # by field: the words it may be
+    CHOICES:ClassVar[dict[str,tuple]] = {} # by field: the words it may be
     LENGTHS:ClassVar[dict[str,int]] = {} # by field: how many numbers it must be
 
     n_classes:int # action classes N, at least 2
@@ -90,7 +90,9 @@ SMALL = dict(
 class FstCNConfig(InputConfig):
     """Sizes of the network and of its input, Sec. 2.5; the defaults are the paper's. Raises
     `ValueError` for values that make no network."""
-    CHOICES = {'path': PATHS, 'difference': DIFFERENCES, 'permutation': PERMUTATIONS}
+    CHOICES = {
+        'path': PATHS, 'difference': DIFFERENCES, 'permutation': PERMUTATIONS,
+        'auxiliary': (False, True)}
     LENGTHS = {'scl_channels': 4, 'fc_sizes': 2}
 
     path:str = 'both' # 'both', or one path alone: 'scl' (spatial) or 'tcl' (temporal), Table 2
@@ -104,6 +106,7 @@ class FstCNConfig(InputConfig):
     fusion_size:int = 2048 # units of the layer after concatenation
     difference:str = 'absolute' # of the difference clip: 'absolute', Eq. 4, or 'signed'
     permutation:str = 'learned' # P: 'learned', 'fixed' as it was drawn, or the 'identity'
+    auxiliary:bool = False # whether the spatial path has a classifier of its own in training, [28]
 
     def __post_init__(self):
         super().__post_init__()
@@ -111,6 +114,8 @@ class FstCNConfig(InputConfig):
         if not sizes or any(k % 2 == 0 for k in sizes):
             raise ValueError(f'temporal kernels must have odd sizes, got {sizes}')
         scl_sizes(self.crop_size)
+        if self.auxiliary and self.path != 'both':
+            raise ValueError(f'an auxiliary classifier needs both paths, got path={self.path!r}')
 
     @classmethod
     def paper(cls,
@@ -212,6 +217,10 @@ class FstCN(nn.Module):
         self.classifier = nn.Linear(width, c.n_classes)
         self.apply(init_weights)
         nn.init.normal_(self.classifier.weight, std=.01)
+        if c.auxiliary:
+            self.auxiliary = nn.Linear(c.fc_sizes[1], c.n_classes)
+            nn.init.normal_(self.auxiliary.weight, std=.01)
+            nn.init.zeros_(self.auxiliary.bias)
 
     def prepare(self,
         pairs:Tensor, # clip pairs, uint8 (b,2,t,h,w,3)
@@ -245,6 +254,9 @@ class FstCN(nn.Module):
     def forward(self,
         rgb:Tensor|None, # one frame of each clip (b,3,h,w), normalized; None if path is 'tcl'
         diff:Tensor|None, # difference clips (b,t,3,h,w), normalized; None if path is 'scl'
-    ) -> Tensor: # logits (b,n); `softmax` of them are the probabilities of Sec. 2.4
-        "Scores of each class for each clip pair."
-        return self.classifier(self.features(rgb, diff)['joint'])
+    ) -> Tensor|tuple[Tensor,Tensor]: # logits (b,n); their `softmax` are the p of Sec. 2.4
+        "Scores of each class; in training, with `auxiliary`, and those of the spatial path alone."
+        features = self.features(rgb, diff)
+        logits = self.classifier(features['joint'])
+        if not (self.training and self.config.auxiliary): return logits
+        return logits, self.auxiliary(features['scl'])

@@ -134,10 +134,12 @@ def settings_for(
     size:str, # 'small' or 'paper'
     seed:int, # of the job
     epochs:int|None=None, # passes over the videos; None: as the recipe says
+    changes:dict|None=None, # other fields of TrainConfig, such as clip_norm, and their values
 ) -> TrainConfig: # how every network is trained on these videos
     "One recipe for all networks, so that a comparison compares networks."
     recipe = TrainConfig.small if size == 'small' else TrainConfig
-    return recipe(epochs=epochs or default_epochs(len(split.train), size), seed=seed)
+    epochs = epochs or default_epochs(len(split.train), size)
+    return recipe(epochs=epochs, seed=seed, **changes or {})
 
 # %% ../nbs/practice/60_plan.ipynb #721a3ce7
 @dataclass(frozen=True)
@@ -207,9 +209,10 @@ def estimate_minutes(
     split:VideoSplit, # its data
     device:str|None=None, # None: a GPU if there is one
     epochs:int|None=None, # see settings_for
+    changes:dict|None=None, # see settings_for
 ) -> float: # minutes, without the reading of videos
     "Expected time of a job, by timing two steps and one test video."
-    settings = settings_for(split, job.size, job.seed, epochs)
+    settings = settings_for(split, job.size, job.seed, epochs, changes)
     accelerator = make_accelerator(settings, device)
     model = BUILDERS[job.network](len(split.classes), job.size)
     model = model.to(accelerator.device, memory_format=torch.channels_last)

@@ -220,19 +220,21 @@ def reproduce(
     workers:int|None=None, # see run_job
     compile:bool=False, # see run_job
     series:str='main', # see Job
+    changes:dict|None=None, # see settings_for
     group:str|None=None, # see open_data
 ) -> dict[int,pd.DataFrame]: # the tables
     """Train, score and record what the tables need and is not there yet.
     Raises what data, `check_records` and `run_job` raise."""
     jobs = plan_jobs(tables, data, splits, seeds, size, networks, series)
     opened = {n: open_data(data, root, n, group) for n in splits}
-    check_records(jobs, tables, opened, results, epochs, weights)
+    check_records(jobs, tables, opened, results, epochs, weights, changes)
     for i, job in enumerate(jobs):
         split = opened[job.split]
         side = BUILDERS[job.network](len(split.classes), size).config.short_side
         reader = FrameCache(Path(work)/'cache', side) if size == 'small' else VideoReader(side)
         record = run_job(
-            job, split, work, results, reader, device, progress, epochs, weights, workers, compile)
+            job, split, work, results, reader, device, progress, epochs, weights, workers, compile,
+            changes)
         figures = ', '.join(f'{k} {100*v:.1f} %' for k, v in record['accuracy'].items())
         say(f'{i + 1}/{len(jobs)} {job.name}: {figures}')
     if PartialState().is_main_process:

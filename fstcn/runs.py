@@ -228,7 +228,8 @@ class Run:
             buffer = torch.empty_like(p).copy_(of['momentum'][name])
             self.optimizer.state[p]['momentum_buffer'] = buffer
         self.step, self.history, self.best = head['step'], head['history'], head['best']
-        self.epoch = EpochSums(head['sums'] if self.accelerator.is_main_process else None)
+        sums = head['sums'] if self.accelerator.is_main_process else None
+        self.epoch = EpochSums(sums, head['lengths'])
 
     def _checked(self, tensors, head):
         "The tensors by kind. Raises `ValueError` where this run cannot go on with them."
@@ -240,7 +241,9 @@ class Run:
         ours = dict(self.net.named_parameters())
         _check_like('momentum', of['momentum'], ours)
         _check_like('random numbers', of['rng'], _random_state(self.accelerator))
-        check_fields(head, step=int, best=int | float | None, sums=[int | float])
+        head.setdefault('lengths', [])  # an older state's epoch has those of its later steps
+        number = int | float
+        check_fields(head, step=int, best=number | None, sums=[number], lengths=[number])
         check_history(head)
         steps = self.config.epochs*math.ceil(self.data['train']/self.config.batch_size)
         if not 0 <= head['step'] <= steps: raise ValueError(f'step {head["step"]} of {steps}')
@@ -261,7 +264,7 @@ class Run:
                 for name, value in group.items(): tensors[f'{kind}.{name}'] = value
             write_tensors(
                 self.out/STATE, tensors, same=self.same, step=self.step, history=self.history,
-                best=self.best, sums=sums, videos=self.names)
+                best=self.best, sums=sums, lengths=self.epoch.lengths, videos=self.names)
         self.saved = time.monotonic()
         took, least = self.saved - begun, self.config.save_every
         self.pause = max(least, 19*took) if least else 0

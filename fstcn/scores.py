@@ -119,7 +119,7 @@ class Scores:
         return confusion_counts(self.predictions(fusion), self.labels, len(self.classes))
 
 # %% ../nbs/practice/45_scores.ipynb #c5543c02
-_UNREADABLE = (  # what NumPy and zipfile raise at damaged archives
+_BROKEN = (  # what NumPy and zipfile raise at damaged archives
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
     SyntaxError, TypeError, ValueError, BadZipFile, LZMAError, TokenError, zlib.error,
 )
@@ -143,7 +143,7 @@ def _read_scores(path):
                 found = {name: _array(z, name) for name in ('probs', 'labels', 'names', 'classes')}
                 if 'starts' in z.files: found['starts'] = _array(z, 'starts')
             _check_scores(**found)
-        except _UNREADABLE as e:
+        except _BROKEN as e:
             why = ' '.join(str(e).split())[:100]
             raise ValueError(f'{path}: not an archive of scores ({why}); '
                              'give a scores.npz that training or evaluation wrote') from e

@@ -127,7 +127,7 @@ def shared_step(
     accelerator:Accelerator, # device, precision, other processes
     lr:float, # learning rate of this step
     clip_norm:float|None=None, # longest gradient; None: any
-) -> Tensor: # float64 (3,) of this process: clip pairs, sum of losses, right answers
+) -> Tensor: # float64 (4,): what train_step returns, the sums of this process only
     "One update of all processes. Raises `TrainingError` when the loss is not finite."
     gradients = partial(_shared_gradients, wrapped, accelerator)
     net = accelerator.unwrap_model(wrapped)
@@ -156,7 +156,8 @@ def _formed_by(model, videos):
 
 def _close_epoch(run, lr, seen):
     "Add a row of history, and keep the network if it is the best so far."
-    row = {'epoch': len(run.history), 'lr': lr} | run.epoch.row(run.accelerator)
+    row = {'epoch': len(run.history), 'lr': lr} | run.epoch.row(
+        run.accelerator, run.config.clip_norm)
     for name, value in seen.items(): row[f'valid_{name}'] = value
     run.history.append(row)
     run.epoch = EpochSums()
@@ -185,9 +186,10 @@ def train(
 ) -> list[dict]: # one row per epoch
     """Train a network on random clip pairs, Sec. 2.3.
 
-    A row has epoch, lr, loss, accuracy, clips_per_s, waiting, short and skipped; with `valid` also
-    valid_*. Raises `ValueError` without videos, `VideoError` for an unreadable one, `TrainingError`
-    when training cannot go on, `CheckpointError` for a damaged state, `OSError` while another
+    A row has epoch, lr, loss, accuracy, gradient (median length), cut (share of steps that the
+    ceiling cut), clips_per_s, waiting, short and skipped; with `valid` also valid_*.
+    Raises `ValueError` without videos, `VideoError` for an unreadable one, `TrainingError` when
+    training cannot go on, `CheckpointError` for a damaged state, `OSError` while another
     process trains into the same folder.
     """
     if not len(videos): raise ValueError('there are no videos to train on')

@@ -32,18 +32,24 @@ from .letters import legible
 # %% ../nbs/practice/53_visualize.ipynb #0c5bc2c6
 def plot_history(
     history:Sequence[dict]|pd.DataFrame, # rows of fstcn.training.train: epoch, lr, loss, accuracy
-) -> Figure: # two panels
-    """Training loss and accuracy by epoch, with dotted lines where the learning rate fell.
+) -> Figure: # two panels; three where the history knows its gradients
+    """Training loss, accuracy and the gradient's length by epoch, dotted where the rate fell.
 
     Raises `ValueError` for an empty history."""
     h = pd.DataFrame(history)
     if h.empty: raise ValueError('nothing to draw: the history has no epoch')
-    fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), dpi=80)
-    for ax, column in zip(axes, ('loss', 'accuracy'), strict=True):
+    columns = ['loss', 'accuracy']
+    has_gradients = {'gradient', 'cut'} <= set(h)
+    if has_gradients: columns.append('gradient')
+    fig, axes = plt.subplots(1, len(columns), figsize=(4*len(columns), 2.8), dpi=80)
+    for ax, column in zip(axes, columns, strict=True):
         sns.lineplot(h, x='epoch', y=column, ax=ax)
         for e in h.epoch[h.lr < .5*h.lr.shift()]: ax.axvline(e, color='gray', lw=.8, ls=':')
     axes[0].set(title='softmax loss, training clips', ylim=(0, None))
     axes[1].set(title='accuracy, training clips', ylim=(0, 1))
+    if has_gradients:
+        title = f'gradient, {h.cut.mean():.0%} of the steps cut'
+        axes[2].set(title=title, ylabel='median length', yscale='log')
     fig.tight_layout()
     plt.close(fig)
     return fig

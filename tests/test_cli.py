@@ -172,6 +172,7 @@ def test_help_tells_the_default_of_epochs():
     ('train data --stage frames', 'name it with --weights'),
     (f'train data --stage frames --path tcl --weights run/model.safetensors {QUICK} '
      '--out no-motion', 'leave out --path tcl'),
+    ('train data --clip-norm=-1', 'clip_norm must be positive'),
     ('weights data/none.mat', 'none.mat: no such file'),
     ('reproduce --table 5', 'tables are 1, 2, 3'),
     ('reproduce --table x', 'must be numbers such as'),
@@ -402,6 +403,26 @@ def test_the_stages_of_the_paper(shell):
     assert out.endswith('--checkpoint stage3/best.safetensors\n')
     best = shell.does('fstcn evaluate data -c stage3/best.safetensors --clips 1 --workers 1')
     assert shares(best) == shares(out)
+
+
+def test_stage_2_without_freezing_and_without_a_ceiling(shell):
+    "Said, kept in record and checkpoint, and seen in the weights and in the history."
+    options = '--stage frames-all --weights run/model.safetensors --clip-norm none --out loose'
+    shell.does(f'fstcn train data {options} --epochs 2 --workers 1 --clips 1')
+    record = json.loads((shell.folder/'loose'/'record.json').read_text())
+    network, _, info = load_checkpoint(shell.folder/'loose'/'model.safetensors')
+    assert record['train']['train_only'] == info['train']['train_only'] == []
+    assert record['train']['clip_norm'] is info['train']['clip_norm'] is None
+    begun = load_checkpoint(shell.folder/'run'/'model.safetensors')[0].state_dict()
+    same = {k for k, v in network.state_dict().items() if torch.equal(v, begun.get(k))}
+    assert not same
+    history = pd.read_csv(shell.folder/'loose'/'history.csv')
+    assert (history.gradient > 0).all() and (history.cut == 0).all()
+
+
+def test_a_ceiling_that_is_no_number(shell):
+    code, out, err = shell('fstcn train data --clip-norm few')
+    assert (code, out) == (2, '') and "'--clip-norm'" in err and "'few'" in err, err
 
 
 def test_no_test_video_can_be_read(shell):
@@ -646,6 +667,18 @@ def test_reproduce_passes_on_what_is_given(shell):
     assert {k: seen[k] for k in expected} == expected
 
 
+@pytest.mark.parametrize('given, changes', [
+    ('', {}),
+    ('--clip-norm none', {'clip_norm': None}),
+    ('--clip-norm 0', {'clip_norm': None}),
+    ('--clip-norm 2.5', {'clip_norm': 2.5}),
+])
+def test_reproduce_with_another_ceiling(shell, given, changes):
+    with patch('fstcn.reproduce.reproduce', return_value={}) as reproduce:
+        shell.does(f'{FEW} {given}')
+    assert reproduce.call_args.kwargs['changes'] == changes
+
+
 def test_plan_writes_nothing(shell):
     out = shell.does(f'{FEW} --dry-run')
     assert '3 of 3 to do, about ' in out
@@ -656,8 +689,9 @@ def test_plan_knows_what_is_done(shell):
     job = Job('data', 'tcl', 1, 0)
     videos = load_split(shell.folder/'data', 1)
     record = dict(
-        kind='network', job=job.fields, train={'epochs': 1}, data={'checksum': checksum(videos)},
-        weights=None, config={})
+        kind='network', job=job.fields, train={'epochs': 1, 'clip_norm': 1.},
+        data={'checksum': checksum(videos), 'test': 2, 'classes': 2}, parameters=1, accuracy={},
+        minutes={}, weights=None, config={})
     write_record(shell.folder/'records'/RECORDS, record)
     code, out, err = shell(f'{FEW} --dry-run')
     assert code == 0 and '2 of 3 to do' in out, (out, err)
@@ -665,6 +699,7 @@ def test_plan_knows_what_is_done(shell):
     assert done == [[job.name, 'done']], out
     for options, told in (
         ('--epochs 2', 'epochs 1, asked for is 2'),
+        ('--clip-norm none', 'clip_norm 1.0, asked for is None'),
         ('--weights cnn-m.mat', 'cnn-m.mat: no such file'),
         ('--weights run/model.safetensors', 'without a temporal path, or ImageNet; '
                                             "this is model.safetensors (2 classes, path 'both')"),

@@ -109,7 +109,8 @@ def same_weights(a, b): return all(torch.equal(a[k], b[k]) for k in b)
 def alone(folder): return finish(folder, out='alone', epochs=2, valid=3)
 
 
-MEASURES = ('loss', 'accuracy', 'valid_loss', 'valid_clip_top1', 'valid_video_top1')
+MEASURES = (
+    'loss', 'accuracy', 'gradient', 'cut', 'valid_loss', 'valid_clip_top1', 'valid_video_top1')
 
 
 @pytest.mark.parametrize('options', [
@@ -158,7 +159,8 @@ def test_killed_and_resumed_is_the_same_run(folder):
     last = folder/'killed'/'model.safetensors'
     assert same_weights(load_file(last), whole)
     _, _, info = load_checkpoint(last)
-    assert [r['loss'] for r in info['history']] == [r['loss'] for r in history]
+    for key in ('loss', 'gradient', 'cut'):
+        assert [r[key] for r in info['history']] == [r[key] for r in history]
     files = sorted(p.name for p in last.parent.iterdir())
     assert files == ['history.csv', 'model.safetensors', 'train.json']
 
@@ -200,6 +202,8 @@ def test_full_disk_keeps_the_state(folder):
     ('epochs', 0),
     ('lr', 0.),
     ('clip_norm', 0.),
+    ('clip_norm', float('nan')),
+    ('bias_lr', 0.),
     ('timeout', 0.),
     ('batch_size', 0),
     ('accumulate', 0),
@@ -271,7 +275,8 @@ def test_the_loop_is_what_a_run_does(noise, path):
     rows = train(run, names, TrainConfig(workers=0, **settings), Memory(), device='cpu',
                  progress=False)
     assert [row['loss'] for row in rows] == [row['loss'] for row in history]
-    assert [row['accuracy'] for row in rows] == [row['accuracy'] for row in history]
+    for key in ('accuracy', 'gradient', 'cut'):
+        assert [row[key] for row in rows] == [row[key] for row in history]
     assert same_weights(run.state_dict(), loop.state_dict())
     assert not loop.training
 
@@ -326,6 +331,22 @@ def test_a_torn_state_is_refused(videos, tmp_path):
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(CheckpointError, match='not a readable safetensors file'):
         attempt(videos, out=tmp_path, resume=True)
+
+
+def test_a_state_that_knows_no_lengths_goes_on(videos, tmp_path):
+    "One of before gradients were measured: that epoch's figures are of its later steps."
+    accelerator, settings = make_accelerator(TrainConfig(), 'cpu'), TrainConfig()
+    run = Run(fresh(), videos, settings, accelerator, tmp_path)
+    run.epoch.add(torch.tensor([2., 1., 1., 5.]), [], 0., 1.)
+    run.save()
+    tensors, head = read_tensors(tmp_path/STATE)
+    assert head.pop('lengths') == [5.]
+    write_tensors(tmp_path/STATE, tensors, **head)
+    again = Run(fresh(), videos, settings, accelerator, tmp_path)
+    again.find(resume=True)
+    again.epoch.add(torch.tensor([2., 1., 1., .5]), [], 0., 1.)
+    row = again.epoch.row(accelerator, settings.clip_norm)
+    assert (row['gradient'], row['cut'], row['loss']) == (.5, 0., .5)
 
 
 @pytest.mark.faults
@@ -463,6 +484,33 @@ def test_the_same_network_takes_everything(auxiliary):
     assert began == Beginning('aux.safetensors', digest, (), 'scl', 3)
     assert '; new: nothing; sha256 ' in str(began)
     assert same_weights(network.state_dict(), source.state_dict())
+
+
+def test_an_auxiliary_classifier_begins_where_stage_2_ended(auxiliary):
+    file, source = auxiliary
+    network = fresh(3, auxiliary=True)
+    began = initialize(network, file, ('a', 'b', 'c'))
+    assert 'auxiliary' not in began.new and 'classifier' in began.new
+    assert torch.equal(network.auxiliary.weight, source.classifier.weight)
+    assert 'auxiliary' in initialize(network, file, ('a', 'b', 'd')).new
+
+
+def test_an_auxiliary_classifier_that_the_source_has_not(tmp_path):
+    file = save_checkpoint(tmp_path/'whole.safetensors', fresh(3), 'abc')
+    assert initialize(fresh(3, auxiliary=True), file, ('a', 'b', 'c')).new == ('auxiliary',)
+
+
+def test_training_with_an_auxiliary_classifier(videos, tmp_path):
+    "It learns, is kept, and is silent when the network is used."
+    network, before = fresh(auxiliary=True), fresh(auxiliary=True)
+    before.load_state_dict(network.state_dict())
+    config = TrainConfig(epochs=2, batch_size=4, workers=0)
+    train(network, videos, config, out=tmp_path, device='cpu', progress=False)
+    assert not torch.equal(network.auxiliary.weight, before.auxiliary.weight)
+    kept, _, _ = load_checkpoint(tmp_path/'model.safetensors')
+    x = torch.rand(1, 3, 76, 76), torch.rand(1, 3, 3, 76, 76)
+    assert same_weights(kept.state_dict(), network.state_dict())
+    assert kept(*x).shape == (1, 2)
 
 
 def test_as_many_classes_but_others(auxiliary):

@@ -13,6 +13,7 @@ from fstcn.writing import write_video
 from fstcn.decoding import probe_video
 from fstcn.video import read_frames
 from fstcn.visualize import explain, plot_confusion, saliency
+from fstcn.class_images import class_image, plot_class_images
 from fstcn.features import plot_permutation, plot_tsne
 
 CONFIG = FstCNConfig(
@@ -38,6 +39,30 @@ def test_a_map_does_not_depend_on_its_batch(model, pairs):
     assert set(maps) == {'rgb', 'diff'}
     for k in maps: assert_close(alone[k], maps[k][1:])
     with torch.no_grad(): assert_close(saliency(model, pairs, 0)['rgb'][1], maps['rgb'][1])
+
+
+@pytest.mark.parametrize('options, inputs', [
+    ({'path': 'scl'}, ['rgb']),
+    ({'path': 'tcl'}, ['diff']),
+    ({'path': 'tcl', 'difference': 'signed'}, ['diff']),
+])
+def test_an_image_of_a_class(options, inputs):
+    "Of one path; the score rises; no value leaves what a video can hold."
+    torch.manual_seed(0)
+    config = FstCNConfig.small(3, crop_size=64, short_side=64, n_frames=2, **options)
+    network = FstCN(config).eval()
+    image = class_image(network, 1, steps=8)
+    assert list(image.inputs) == inputs
+    assert image.scores[-1] > image.scores[0]
+    assert class_image(network, 1, steps=8).scores == image.scores
+    values = image.inputs[inputs[0]]
+    least = {'rgb': -2.2, 'diff': -4.5 if 'difference' in options else 0.}[inputs[0]]
+    assert least <= values.min() and values.max() <= 4.5
+    assert (values.min() < 0) == (least < 0)
+    assert plot_class_images({'a $ class': image}).axes
+    assert class_image(network.double(), 1, steps=1).scores[-1] > image.scores[0]
+    with pytest.raises(ValueError, match='training mode'):
+        class_image(network.train(), 1)
 
 
 def test_no_parameter_is_touched(model, pairs):
