@@ -528,7 +528,8 @@ def test_what_was_learned_from_is_not_scored(shell):
     scored = json.loads((shell.folder/'rest'/'record.json').read_text())['data']
     every = load_all(shell.folder/'listed.csv', ('SitDown', 'StandUp'))
     assert scored.pop('checksum') != checksum(every)
-    assert scored == {'name': 'listed.csv, all videos', 'classes': 2, 'test': 2, 'left_out': 6}
+    assert scored == {
+        'name': 'listed.csv, all videos', 'classes': 2, 'test': 2, 'left_out': 6, 'damaged': []}
     assert len(Scores.load(shell.folder/'rest'/'scores.npz').names) == 2
 
 
