@@ -52,7 +52,7 @@ def test_training_says_so_after_the_step(videos):
     def step(*_):
         kill_readers()
         steps.append('done')
-        return torch.zeros(3, dtype=torch.float64)
+        return torch.zeros(4, dtype=torch.float64)
     net = FstCN(FstCNConfig.small(2, crop_size=76, short_side=80))
     config = TrainConfig(epochs=9, batch_size=1, workers=1)
     with patch.object(fstcn.training, 'shared_step', step):

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
 
 # `nbdev_proc_nbs` installs Quarto and the package where it finds no Quarto: this is the rest of it.
 # A cell with an import is run for the page, so imports stand alone.
