@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BACKENDS', 'import_decord', 'check_indices', 'check_short_side', 'resize_frame', 'one_size', 'resize_frames',
-           'each_frame', 'read_frames', 'VideoError', 'VideoInfo', 'probe_video', 'write_video']
+           'each_frame', 'read_frames', 'Guard', 'VideoError', 'VideoInfo', 'probe_video', 'write_video']
 
 # %% ../nbs/data/14_video.ipynb #c0f0a28a
 import ctypes
@@ -24,9 +24,10 @@ from fstcn.decoding import (
     VideoError, VideoInfo, decode_forward, known_facts, probe_video, to_rgb,
 )
 from .seek import jump
+from .guard import Guard
 
 # %% ../nbs/data/14_video.ipynb #14a90001
-_all_ = ['VideoError', 'VideoInfo', 'probe_video', 'write_video']
+_all_ = ['Guard', 'VideoError', 'VideoInfo', 'probe_video', 'write_video']
 
 # %% ../nbs/data/14_video.ipynb #a41fe34f
 def _pyav(path, wanted):
