@@ -40,7 +40,7 @@ def evaluate_command(
     from fstcn.check import look_at, tell_damage
     from fstcn.datasets import check_outside
     from fstcn.experiments import save_scores, score_together, summarize
-    from fstcn.files import check_writable
+    from fstcn.files import check_writable, claim
     from fstcn.inference import Recognizer
     from fstcn.records import check_replaceable, environment, write_lines
     from fstcn.runs import join_processes
@@ -80,8 +80,10 @@ def evaluate_command(
     say(told)
     say(accuracy_lines(record))
     if out and is_first():
-        write_lines(out/'record.json', [record])      # first what cannot be drawn again
-        save_scores(out, scores)
+        out.mkdir(parents=True, exist_ok=True)
+        with claim(out):                              # record and scores are of one run
+            write_lines(out/'record.json', [record])  # first what cannot be drawn again
+            save_scores(out, scores)
         kept = shlex.quote(str(out/'scores.npz'))
         echo(f'everything is in {out}; next: fstcn fuse {kept}')
 
