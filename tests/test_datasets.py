@@ -390,6 +390,7 @@ def scripted_decord(path, n_frames):
     return {'decord_inexact': n_frames != 7}
 
 
+@pytest.mark.faults
 def test_a_crash_or_a_hang_costs_one_file(tmp_path, monkeypatch):
     "The decoder dies on one file, decord hangs on another; the others are examined."
     monkeypatch.setattr(check, '_file_report', scripted)

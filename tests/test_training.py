@@ -131,6 +131,7 @@ def test_processes_share_the_batch(folder, alone, options):
 
 # --- a run that is killed ------------------------------------------------------------------------
 
+@pytest.mark.faults
 def test_killed_and_resumed_is_the_same_run(folder):
     "SIGKILL at random moments, workers included, until the run is over: the same bits as without."
     options = dict(epochs=60, dropout=.5, save_every=0.)
