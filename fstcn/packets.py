@@ -13,7 +13,7 @@ import av
 # %% ../nbs/data/11b_packets.ipynb #11b0e007
 _START = b'\0\0\1'
 _SLICES = {'h264': range(1, 6), 'hevc': range(32)}
-_IDR = {'h264': (5,), 'hevc': (19, 20)} # nothing shown later needs anything before it
+_REFRESH = {'h264': 5, 'hevc': 20} # an IDR picture that no other one leads
 _REMARK = {'h264': 6, 'hevc': 39}
 _HIDDEN = {'h264': 12, 'hevc': 38 << 1} # a header that makes a decoder skip the unit
 
@@ -45,7 +45,8 @@ def units(
         if kind in _SLICES[codec]: return
 
 # %% ../nbs/data/11b_packets.ipynb #11b0e009
-_RECOVERY = 6
+_RECOVERY = 6 # kind of the message that promises it
+_VOP = b'\0\0\1\xb6' # begins a picture of MPEG-4
 
 def _messages(unit):
     "Kind and content of each message of a remark; content None if it is shorter than it says."
@@ -71,7 +72,7 @@ def is_refresh(
 ) -> bool: # whether all earlier pictures are shown before it, and all later ones after it
     "Whether the picture is an IDR, without pictures that lead it."
     kinds = [kind for kind, *_ in units(data, codec, extradata)]
-    return bool(kinds) and kinds[-1] == (5 if codec == 'h264' else 20)
+    return bool(kinds) and kinds[-1] == _REFRESH[codec]
 
 def is_entry(
     packet:av.Packet, # of any codec
@@ -85,33 +86,31 @@ def is_entry(
         if kind == _REMARK[codec]:
             for message, content in _messages(data[begin + 1:end]):
                 if message == _RECOVERY and content: return content[0] >= 128 # 0 as Exp-Golomb
-        elif kind in _SLICES[codec]: return kind in _IDR[codec]
+        elif kind in _SLICES[codec]: return kind == _REFRESH[codec]
     return False
 
 def vop_type(
     data:bytes, # a packet of MPEG-4 Part 2
 ) -> str|None: # 'I', 'P', 'B' or 'S'; None if packed, or so small that it may be empty
     "The kind of a packet's only picture, which the two bits after its start code tell."
-    code = b'\0\0\1\xb6'
-    start = data.find(code)
+    start = data.find(_VOP)
     if start < 0 or start + 4 >= len(data) or len(data) <= 19: return None
-    if data.find(code, start + 4) >= 0: return None
+    if data.find(_VOP, start + 4) >= 0: return None
     return 'IPBS'[data[start + 4] >> 6]
 
 # %% ../nbs/data/11b_packets.ipynb #11b0e011
 def _hide_torn_remarks(data, codec, extradata):
     "The packet with other headers on the remarks that are shorter than they say."
-    changed = bytearray(data)
-    skip = 1 if codec == 'h264' else 2
+    skip = 1 if codec == 'h264' else 2 # bytes of a header
     for kind, begin, end in units(data, codec, extradata):
         if kind != _REMARK[codec]: continue
         if any(content is None for _, content in _messages(data[begin + skip:end])):
-            changed[begin] = _HIDDEN[codec]
-    return bytes(changed)
+            data = data[:begin] + bytes([_HIDDEN[codec]]) + data[begin + 1:]
+    return data # nearly always as it came
 
 def _picture_last(data):
     "A packet of MPEG-4 with what stands behind its only picture moved ahead of it."
-    vop = data.find(b'\0\0\1\xb6')
+    vop = data.find(_VOP)
     if vop < 0: return data
     end = data.find(_START, vop + 4)
     if end < 0:
