@@ -79,7 +79,8 @@ def _start(loader):
     others = set(active_children())
     try:
         # tried first: a loader that is half made complains when it is thrown away
-        [multiprocessing.Queue() for _ in range(2*loader.num_workers + 2)]
+        tried = [multiprocessing.Queue() for _ in range(2*loader.num_workers + 2)]
+        del tried
         with without_interrupts(): items = iter(loader)
     except OSError as e: raise not_started(e) from e
     return items, set(active_children()) - others
